@@ -1,0 +1,1 @@
+"""What every other room stands on: errors, configs, storage, seeds, ranks. No torch, no Ray."""

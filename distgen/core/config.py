@@ -1,0 +1,235 @@
+"""Job files: YAML in, frozen typed models out, every mistake named before anything starts."""
+
+from __future__ import annotations
+
+import copy
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from distgen.core.errors import UsageError, did_you_mean
+
+MAX_JOB_FILE_BYTES = 1 << 20
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of every config: frozen, and a key that nobody reads is an error."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+    )
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that also refuses aliases (expansion bombs) and repeated keys (lost settings)."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases are not allowed in a job file", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, typing.Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    """A mapping from YAML text.
+
+    Raises:
+        UsageError: The text is not YAML, is not a mapping, or uses tags, aliases or a key twice.
+    """
+    try:
+        # The loader derives from SafeLoader: plain data only.
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise UsageError(
+            "This file is not valid YAML.",
+            where=source,
+            cause=" ".join(str(error).split()),
+            remedy="distgen config schema train",
+        ) from error
+    if not isinstance(value, dict):
+        raise UsageError(
+            "A job file is a mapping of keys to values.",
+            where=source,
+            cause=f"the file holds {type(value).__name__}",
+            remedy="start from one of the files in jobs/",
+        )
+    return value
+
+
+def read_job_file(path: str | Path) -> dict[str, Any]:
+    """The raw mapping of a job file.
+
+    Raises:
+        UsageError: There is no such file, it is too large, or it is not a YAML mapping.
+    """
+    path = Path(path)
+    if not path.is_file():
+        siblings = (
+            [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
+        )
+        remedy = did_you_mean(str(path), siblings) if siblings else "give the path of a .yaml file"
+        raise UsageError(f"There is no job file {str(path)!r}.", remedy=remedy)
+    if path.stat().st_size > MAX_JOB_FILE_BYTES:
+        raise UsageError(
+            f"The job file is larger than {MAX_JOB_FILE_BYTES} bytes.", where=str(path)
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError("The job file is not UTF-8 text.", where=str(path)) from error
+    return parse_yaml(text, str(path))
+
+
+def override(mapping: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """A copy of `mapping` with `section.key=value` assignments applied; values are YAML.
+
+    Raises:
+        UsageError: An assignment has no `=`, an empty key, or reaches into a plain value.
+    """
+    result = copy.deepcopy(dict(mapping))
+    for assignment in assignments:
+        dotted, separator, text = assignment.partition("=")
+        keys = dotted.strip().split(".")
+        if not separator or not all(keys):
+            raise UsageError(
+                f"{assignment!r} is not an override.",
+                remedy="write section.key=value, for example training.images=100000",
+            )
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"The value of {dotted!r} is not valid YAML: {text!r}.") from error
+        set_dotted(result, dotted.strip(), value)
+    return result
+
+
+def set_dotted(mapping: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set `a.b.c` inside nested dicts, making the dicts on the way.
+
+    Raises:
+        UsageError: A key on the way holds a plain value.
+    """
+    *parents, last = dotted.split(".")
+    place = mapping
+    for key in parents:
+        place = place.setdefault(key, {})
+        if not isinstance(place, dict):
+            raise UsageError(f"{dotted!r} cannot be set: {key!r} is a value, not a section.")
+    place[last] = value
+
+
+def parse(schema: type[C], mapping: Mapping[str, Any], source: str) -> C:
+    """A typed config from a raw mapping.
+
+    Raises:
+        UsageError: One line per field that is unknown, missing or impossible, each with the value
+            that was given and, for a misspelt name, the nearest that exists.
+    """
+    try:
+        return schema.model_validate(mapping)
+    except ValidationError as error:
+        problems = [_explain(schema, dict(item)) for item in error.errors(include_url=False)]
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise UsageError(
+            f"{count} in this {_kind(schema)}:\n" + "\n".join(f"    {p}" for p in problems),
+            where=source,
+            remedy=f"distgen config schema {_kind_word(schema)}".rstrip(),
+        ) from error
+
+
+def dump_yaml(config: Config) -> str:
+    """A config as a job file that `parse` reads back to the same config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _kind_word(schema: type[Config]) -> str:
+    field = schema.model_fields.get("kind")
+    choices = typing.get_args(field.annotation) if field else ()
+    return str(choices[0]) if choices else ""
+
+
+def _kind(schema: type[Config]) -> str:
+    word = _kind_word(schema)
+    return f"{word} job" if word else schema.__name__
+
+
+def _explain(schema: type[Config], error: dict[str, Any]) -> str:
+    loc: tuple[str | int, ...] = error["loc"]
+    dotted, section = _resolve(schema, loc)
+    given = f" (given: {error['input']!r})" if error["type"] != "missing" else ""
+    if error["type"] == "extra_forbidden" and section is not None:
+        return f"{dotted}: there is no such key; {did_you_mean(str(loc[-1]), section.model_fields)}"
+    if error["type"] == "missing":
+        return f"{dotted}: this key is required"
+    if error["type"] == "union_tag_not_found":
+        return f"{dotted}: the key {error['ctx']['discriminator']} is required here"
+    if error["type"] == "union_tag_invalid":
+        context = error["ctx"]
+        key = f"{dotted}.{context['discriminator'].strip(chr(39))}"
+        return _unknown(key, context["tag"], context["expected_tags"])
+    if error["type"] == "literal_error" and isinstance(error["input"], str):
+        return _unknown(dotted, error["input"], error["ctx"]["expected"])
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{dotted or _kind(schema)}: {message}{given if dotted else ''}"
+
+
+def _unknown(dotted: str, value: str, expected: str) -> str:
+    choices = [word.strip(" '") for word in expected.replace(" or ", ",").split(",")]
+    return f"{dotted}: {value!r} is unknown; {did_you_mean(value, choices)}"
+
+
+def _resolve(schema: type[Config], loc: tuple[str | int, ...]) -> tuple[str, type[Config] | None]:
+    """The dotted key a user wrote, without union tags, and the config class that holds it."""
+    place: type[Config] | None = schema
+    holder: type[Config] | None = schema
+    options: list[type[Config]] = []
+    shown: list[str] = []
+    for step in loc:
+        tagged = [option for option in options if _has_tag(option, str(step))]
+        if place is None and tagged:
+            place = holder = tagged[0]
+            options = []
+            continue
+        shown.append(str(step))
+        holder = place
+        field = place.model_fields.get(str(step)) if place else None
+        options = _configs_in(field.annotation) if field else []
+        place = options[0] if len(options) == 1 else None
+    return ".".join(shown), holder
+
+
+def _has_tag(option: type[Config], tag: str) -> bool:
+    return any(
+        tag in typing.get_args(field.annotation)
+        for field in option.model_fields.values()
+        if typing.get_origin(field.annotation) is typing.Literal
+    )
+
+
+def _configs_in(annotation: Any) -> list[type[Config]]:
+    origin = typing.get_origin(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return [annotation]
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        return [c for part in typing.get_args(annotation) for c in _configs_in(part)]
+    return []

@@ -1,0 +1,35 @@
+"""The shape of the pictures that a shard set holds and a model makes."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from pydantic import PositiveInt
+
+from distgen.core.config import Config
+
+Mode = Literal["L", "RGB"]
+MODES: tuple[str, ...] = get_args(Mode)
+
+
+class ImageSpec(Config):
+    """What data gives and models make: pictures of one size, mode and list of classes."""
+
+    height: PositiveInt
+    """Rows, in pixels."""
+    width: PositiveInt
+    """Columns, in pixels."""
+    mode: Mode
+    """`L` (one channel) or `RGB` (three)."""
+    classes: tuple[str, ...] = ()
+    """Class names in label order; empty where pictures have no labels."""
+
+    @property
+    def channels(self) -> int:
+        """Colour channels: 1 or 3."""
+        return 1 if self.mode == "L" else 3
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 where there are none."""
+        return len(self.classes)
