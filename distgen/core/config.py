@@ -162,6 +162,68 @@ def dump_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping of dotted keys to plain values."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    items = [flatten(v, f"{prefix}.{k}" if prefix else str(k)) for k, v in value.items()]
+    return {key: leaf for item in items for key, leaf in item.items()}
+
+
+class SchemaLine(typing.NamedTuple):
+    """One key of a job file, as a person reads about it."""
+
+    depth: int
+    key: str
+    type: str
+    default: str
+    help: str
+
+
+def describe(schema: type[Config], depth: int = 0) -> list[SchemaLine]:
+    """Every key of `schema` in order, sections followed by what they hold."""
+    lines: list[SchemaLine] = []
+    for key, field in schema.model_fields.items():
+        sections = _configs_in(field.annotation)
+        default = "" if sections or field.is_required() else _plain(field.default)
+        kind = "section" if sections else _type_name(field.annotation)
+        lines.append(SchemaLine(depth, key, kind, default, field.description or ""))
+        for section in sections:
+            inner = depth + 1
+            if len(sections) > 1:
+                summary = (section.__doc__ or "").partition("\n")[0]
+                lines.append(SchemaLine(inner, f"({_tag(section)})", "choice", "", summary))
+                inner += 1
+            lines += describe(section, inner)
+    return lines
+
+
+def _tag(section: type[Config]) -> str:
+    for field in section.model_fields.values():
+        if typing.get_origin(field.annotation) is typing.Literal:
+            return str(typing.get_args(field.annotation)[0])
+    return section.__name__
+
+
+def _plain(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+
+
+def _type_name(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _type_name(arguments[0])
+    if origin is typing.Literal:
+        return " | ".join(str(choice) for choice in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(_type_name(part) for part in arguments)
+    if origin in (tuple, list):
+        return "list of " + _type_name(arguments[0])
+    if annotation is type(None):
+        return "null"
+    return getattr(annotation, "__name__", str(annotation))
+
+
 def _kind_word(schema: type[Config]) -> str:
     field = schema.model_fields.get("kind")
     choices = typing.get_args(field.annotation) if field else ()

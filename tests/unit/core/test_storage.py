@@ -1,0 +1,42 @@
+import pytest
+
+from distgen.core.errors import UsageError
+from distgen.core.storage import locate
+
+
+def test_write_read_list_remove(tmp_path):
+    folder = locate(tmp_path) / "a" / "b"
+    (folder / "x.json").write_json({"k": [1, "ü"]})
+    (folder / "y.txt").write_text("later")
+    assert (folder / "x.json").read_json() == {"k": [1, "ü"]}
+    assert [place.name for place in folder.list()] == ["x.json", "y.txt"]
+    assert (folder / "y.txt").size() == 5
+    assert folder.parent.name == "a"
+    folder.remove()
+    assert not folder.is_dir()
+    assert folder.list() == []
+    folder.remove()
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    target = locate(tmp_path) / "f"
+    target.write_text("old")
+    with pytest.raises(TypeError):
+        target.write_bytes("not bytes")  # type: ignore[arg-type]
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_file_urls_and_paths_are_the_same_place(tmp_path):
+    assert locate(f"file://{tmp_path}/x").path == locate(tmp_path / "x").path
+
+
+def test_unknown_schemes_are_refused_with_what_is_possible():
+    with pytest.raises(UsageError) as caught:
+        locate("ftp://host/x")
+    assert "s3://" in str(caught.value.remedy)
+
+
+def test_missing_file_has_no_size(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        (locate(tmp_path) / "nothing").size()
