@@ -1,0 +1,288 @@
+"""`distgen data`: build shard sets, and look at them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distgen.cli.console import console, err_console, print_json
+from distgen.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from distgen.data import Built, ShardSet
+    from distgen.data.inspect import Summary
+
+app = typer.Typer(help="Build shard sets from pictures, and look at them.", no_args_is_help=True)
+
+_JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+_SET = Annotated[
+    str, typer.Argument(metavar="SET", help="Path or URL of a shard set, or of a folder of splits.")
+]
+
+
+@app.command()
+def build(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="`digits`, `fashion-mnist`, a folder of pictures (a class is a first-level "
+            "subfolder), or a folder of IDX files.",
+        ),
+    ],
+    dst: Annotated[str, typer.Argument(metavar="DST", help="Folder to write: a path or a URL.")],
+    size: Annotated[
+        str | None, typer.Option(help="Pixels: SIDE or WIDTHxHEIGHT. Default: the source's own.")
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="`L` (grey) or `RGB`. Default: the source's own.")
+    ] = None,
+    fit: Annotated[
+        str,
+        typer.Option(
+            help="Other proportions: `crop` to the centre, `pad` with black (never enlarges), "
+            "or `stretch`."
+        ),
+    ] = "crop",
+    split: Annotated[
+        float | None,
+        typer.Option(help="Share of the pictures that becomes the split `test`; 0 for no splits."),
+    ] = None,
+    encoding: Annotated[
+        str,
+        typer.Option(help="`png`, `jpg`, or `auto`: JPEG for what came as JPEG, else PNG."),
+    ] = "auto",
+    quality: Annotated[int, typer.Option(help="Quality of JPEGs that have to be written.")] = 95,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that convert. Default: one for each core.")
+    ] = None,
+    shard_samples: Annotated[int, typer.Option(help="Samples in a shard, at most.")] = 8192,
+    shard_mib: Annotated[int, typer.Option(help="MiB after which a new shard begins.")] = 256,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the shard set that is there.")
+    ] = False,
+    as_json: _JSON = False,
+) -> None:
+    """Build a shard set: WebDataset tars with an index and a manifest."""
+    from distgen.data import build as build_set
+
+    with _progress("pictures") as show:
+        built = build_set(
+            source,
+            dst,
+            size=_parse_size(size),
+            mode=mode,  # type: ignore[arg-type]  # checked there, with the nearest choice
+            fit=fit,  # type: ignore[arg-type]
+            split=split,
+            encoding=encoding,  # type: ignore[arg-type]
+            quality=quality,
+            workers=workers,
+            shard_samples=shard_samples,
+            shard_bytes=shard_mib << 20,
+            overwrite=overwrite,
+            on_progress=show,
+        )
+    if as_json:
+        print_json(_built_as_json(built))
+        return
+    _show_built(built)
+
+
+@app.command()
+def inspect(
+    shards: _SET,
+    pictures: Annotated[
+        int, typer.Option(help="Pictures to decode for the mean and deviation.", min=1)
+    ] = 10_000,
+    as_json: _JSON = False,
+) -> None:
+    """Counts, sizes, classes, mean and standard deviation."""
+    from distgen.data.inspect import inspect as inspect_set
+
+    summaries = []
+    for shard_set in _open_all(shards):
+        with _progress("pictures") as show:
+            told = partial(show, shard_set.manifest.split or "reading")
+            summaries.append(inspect_set(shard_set, pictures, told))
+    if as_json:
+        print_json({"url": shards, "sets": [asdict(summary) for summary in summaries]})
+        return
+    for summary in summaries:
+        _show_summary(summary)
+
+
+@app.command()
+def verify(shards: _SET, as_json: _JSON = False) -> None:
+    """Compare every byte with its checksum; exit code 2 where one differs."""
+    from distgen.data.inspect import verify as verify_set
+
+    verdicts = []
+    for shard_set in _open_all(shards):
+        with _progress("bytes") as show:
+            told = partial(show, shard_set.manifest.split or "verifying")
+            verdicts.append(verify_set(shard_set, told))
+    if as_json:
+        print_json({"ok": all(v.ok for v in verdicts), "sets": [asdict(v) for v in verdicts]})
+    for verdict in verdicts:
+        if verdict.ok and not as_json:
+            console.print(
+                f"[green]ok[/green]  {verdict.url}  {verdict.samples:,} samples in "
+                f"{verdict.shards} shards, {_bytes(verdict.bytes)}",
+                soft_wrap=True,
+            )
+    for verdict in verdicts:
+        verdict.raise_if_bad()
+
+
+@app.command()
+def preview(
+    shards: _SET,
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG file to write.")] = Path(
+        "preview.png"
+    ),
+    columns: Annotated[int, typer.Option(help="Pictures in a row.", min=1)] = 10,
+    rows: Annotated[int | None, typer.Option(help="Rows. Default: one for each class.")] = None,
+    label: Annotated[
+        str | None, typer.Option("--class", help="Show only this class, in a grid.")
+    ] = None,
+) -> None:
+    """Write a contact sheet of the pictures."""
+    from distgen.core.storage import locate
+    from distgen.data.inspect import preview as preview_set
+
+    png = preview_set(_open_all(shards)[0], columns=columns, rows=rows, label=label)
+    locate(out).write_bytes(png)
+    console.print(str(out), markup=False, soft_wrap=True)
+
+
+def _open_all(url: str) -> list[ShardSet]:
+    """The set at `url`, or all of its splits."""
+    from distgen.core.storage import locate
+    from distgen.data import open_shard_set, splits_of
+    from distgen.data.index import MANIFEST_NAME
+
+    if (locate(url) / MANIFEST_NAME).is_file():
+        return [open_shard_set(url)]
+    return [open_shard_set(url, split) for split in splits_of(url)] or [open_shard_set(url)]
+
+
+def _parse_size(text: str | None) -> int | tuple[int, int] | None:
+    """`64` or `96x64` (width x height) as a side or (height, width)."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", text.strip().lower())
+    if match is None:
+        raise UsageError(
+            f"--size {text!r} is not a size.", remedy="SIDE or WIDTHxHEIGHT, such as 64 or 96x64"
+        )
+    width, height = match.groups()
+    return int(width) if height is None else (int(height), int(width))
+
+
+@contextmanager
+def _progress(unit: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each stage on stderr, in a terminal only; yields what is told of progress."""
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description:10}"),
+        BarColumn(),
+        TextColumn("{task.fields[done]}/{task.fields[all]} " + unit),
+        TimeRemainingColumn(),
+        console=err_console,
+        transient=True,
+        disable=not err_console.is_terminal,
+    )
+    tasks: dict[str, TaskID] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        amount = _bytes if unit == "bytes" else "{:,}".format
+        if stage not in tasks:
+            tasks[stage] = bar.add_task(stage, done="", all="")
+        bar.update(tasks[stage], completed=done, total=total, done=amount(done), all=amount(total))
+
+    with bar:
+        yield show
+
+
+def _built_as_json(built: Built) -> dict[str, Any]:
+    return {
+        "url": str(built.location),
+        "samples": built.num_samples,
+        "rejected": built.rejected,
+        "sets": [
+            {
+                "split": manifest.split,
+                "samples": manifest.num_samples,
+                "shards": len(manifest.shards),
+                "bytes": sum(shard.bytes for shard in manifest.shards),
+                "fingerprint": manifest.fingerprint,
+                "image": manifest.image.model_dump(mode="json"),
+            }
+            for manifest in built.manifests.values()
+        ],
+    }
+
+
+def _show_built(built: Built) -> None:
+    from distgen.data.build import REJECTED_NAME
+
+    for manifest in built.manifests.values():
+        place = built.location / manifest.split if manifest.split else built.location
+        image = manifest.image
+        classes = f", {image.num_classes} classes" if image.classes else ""
+        console.print(
+            f"{place}  {manifest.num_samples:,} pictures of {image.width}x{image.height} "
+            f"{image.mode}{classes}, {len(manifest.shards)} shards",
+            markup=False,
+            soft_wrap=True,
+        )
+    if built.rejected:
+        console.print(
+            f"{built.rejected:,} files could not be used: {built.location / REJECTED_NAME}",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
+    console.print(f"next: distgen data preview {built.location}", markup=False, soft_wrap=True)
+
+
+def _show_summary(summary: Summary) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    split = f" ({summary.split})" if summary.split else ""
+    table = Table(title=f"{summary.name}{split}", show_header=False, title_justify="left")
+    rows = [
+        ("place", summary.url),
+        ("samples", f"{summary.samples:,}"),
+        ("shards", f"{summary.shards:,}, {_bytes(summary.bytes)}"),
+        ("members", ", ".join(summary.fields)),
+        ("pictures", f"{summary.width}x{summary.height} {summary.mode}"),
+        ("mean", ", ".join(f"{value:.2f}" for value in summary.mean)),
+        ("deviation", ", ".join(f"{value:.2f}" for value in summary.std)),
+        ("measured on", f"{summary.pictures_measured:,} pictures, values 0 to 255"),
+        ("fingerprint", summary.fingerprint[:16]),
+    ]
+    rows += [(f"class {name}", f"{count:,}") for name, count in summary.classes.items()]
+    if summary.unlabelled:
+        rows.append(("unlabelled", f"{summary.unlabelled:,}"))
+    for name, value in rows:
+        table.add_row(Text(name), Text(value))
+    console.print(table)
+
+
+def _bytes(size: int) -> str:
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

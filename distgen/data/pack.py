@@ -1,0 +1,289 @@
+"""Writing shard sets: tars by `webdataset`, an index beside them, and the manifest last.
+
+A set is a function of what is added to it: times, users and names of the machine do not enter, so
+the same pictures give the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distgen.core.errors import DataError, UsageError
+from distgen.core.spec import ImageSpec
+from distgen.core.storage import Location
+from distgen.data.index import (
+    INDEX_NAME,
+    MANIFEST_NAME,
+    IndexEntry,
+    Manifest,
+    ShardEntry,
+    read_manifest,
+    splits_of,
+)
+
+SHARD_SAMPLES = 8192
+"""Samples after which a new shard begins."""
+SHARD_BYTES = 256 * 1024 * 1024
+"""Bytes after which a new shard begins."""
+
+_BLOCK = 512  # tar headers and padding
+_LONGEST_MEMBER = 100  # what fits one ustar header; longer names would need a second block
+_OWNER = "distgen"
+_SHARD_NAME = re.compile(r"(shard|train|test|val)-\d{6}\.tar")
+
+
+class SetWriter:
+    """Writes one shard set; nothing is a set before `commit`.
+
+    Use as a context manager: what was begun is removed where the block raises or never commits.
+
+    Args:
+        location: The folder to write; made where it is not there.
+        name: What the manifest calls the set.
+        image: Size, mode and classes of the pictures.
+        fields: Extensions of the members that samples may have, such as `("cls", "png")`.
+        split: `train`, `test`, ... or None.
+        shard_samples: Samples after which a new shard begins.
+        shard_bytes: Bytes after which a new shard begins.
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        *,
+        name: str,
+        image: ImageSpec,
+        fields: tuple[str, ...],
+        split: str | None = None,
+        shard_samples: int = SHARD_SAMPLES,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
+        self._location = location.make_dir()
+        self._name = name
+        self._image = image
+        self._fields = tuple(sorted(fields))
+        self.split = split
+        self._prefix = split or "shard"
+        self._limits = (shard_samples, shard_bytes)
+        self._shards: list[ShardEntry] = []
+        self._shard: _ShardFile | None = None
+        self._index_file = _Output(location / INDEX_NAME)
+        self._schema = _schema(self._fields)
+        self._index = pq.ParquetWriter(
+            pa.PythonFile(self._index_file, mode="w"),
+            self._schema,
+            compression="zstd",
+            write_page_checksum=True,
+        )
+
+    def add(self, key: str, members: Mapping[str, bytes], label: int = -1) -> None:
+        """Append a sample.
+
+        Args:
+            key: Its name: no dots, at most 90 ASCII characters, unique in the set.
+            members: Bytes by extension.
+            label: Its class, or -1; written as the member `cls` where `cls` is a field of the set.
+        """
+        if self._shard is not None and self._shard.is_full(*self._limits):
+            self.next_shard()
+        if self._shard is None:
+            name = f"{self._prefix}-{len(self._shards):06d}.tar"
+            self._shard = _ShardFile(self._location / name, self._image)
+        labelled = {"cls": str(label).encode()} if label >= 0 and "cls" in self._fields else {}
+        self._shard.add(key, {**members, **labelled}, label)
+
+    def next_shard(self) -> None:
+        """Finish the shard that was begun, if any: the next sample goes into another."""
+        if self._shard is None:
+            return
+        entry, rows = self._shard.close()
+        self._index.write_table(
+            pa.Table.from_pylist(rows, schema=self._schema), row_group_size=max(1, len(rows))
+        )
+        self._shards.append(entry)
+        self._shard = None
+
+    def commit(self) -> Manifest:
+        """Finish the last shard and make the folder a shard set.
+
+        Raises:
+            UsageError: Nothing was added.
+        """
+        self.next_shard()
+        if not self._shards:
+            raise UsageError("A shard set needs at least one sample.", where=str(self._location))
+        self._index.close()
+        size, digest = self._index_file.commit()
+        manifest = Manifest(
+            name=self._name,
+            split=self.split,
+            fields=self._fields,
+            image=self._image,
+            num_samples=sum(shard.samples for shard in self._shards),
+            index=IndexEntry(bytes=size, sha256=digest),
+            shards=tuple(self._shards),
+        )
+        self._remove_leftovers()
+        (self._location / MANIFEST_NAME).write_json(manifest.model_dump(mode="json"))
+        return manifest
+
+    def abort(self) -> None:
+        """Remove what is unfinished; does nothing after `commit`."""
+        with contextlib.suppress(OSError):  # a full disk must not hide the error that led here
+            self._index.close()
+        self._index_file.abort()
+        if self._shard is not None:
+            self._shard.abort()
+            self._shard = None
+
+    def __enter__(self) -> SetWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.abort()
+
+    def _remove_leftovers(self) -> None:
+        """Remove shards of an earlier build that was longer and did not finish."""
+        names = {shard.name for shard in self._shards}
+        for place in self._location.list():
+            if _SHARD_NAME.fullmatch(place.name) and place.name not in names:
+                place.remove()
+
+
+def existing_sets(location: Location) -> list[Location]:
+    """The folders at and below `location` that are shard sets."""
+    places = [location / split for split in splits_of(location.url)]
+    return [location, *places] if (location / MANIFEST_NAME).is_file() else places
+
+
+def remove_set(location: Location) -> None:
+    """Remove a shard set, manifest first, and nothing that is not part of it."""
+    try:
+        names = {shard.name for shard in read_manifest(location).shards}
+    except DataError:  # what cannot be read has to be replaceable too
+        names = {place.name for place in location.list() if _SHARD_NAME.fullmatch(place.name)}
+    for name in (MANIFEST_NAME, INDEX_NAME, *sorted(names)):
+        (location / name).remove()
+
+
+class _ShardFile:
+    """One tar being written, and where its members lie."""
+
+    def __init__(self, place: Location, image: ImageSpec) -> None:
+        from webdataset import TarWriter  # imports torch: a second that only writers should pay
+
+        self._place = place
+        self._file = _Output(place)
+        self._tar = TarWriter(
+            self._file, user=_OWNER, group=_OWNER, mtime=0, encoder=False, compress=False
+        )
+        self._rows: list[dict[str, Any]] = []
+        self._size = {"width": image.width, "height": image.height}
+
+    def is_full(self, samples: int, size: int) -> bool:
+        return len(self._rows) >= samples or self._tar.tarstream.offset >= size
+
+    def add(self, key: str, members: Mapping[str, bytes], label: int) -> None:
+        longest = max(len(field) for field in members)
+        if not key.isascii() or "." in key or len(key) + 1 + longest > _LONGEST_MEMBER:
+            raise UsageError(f"{key!r} cannot be the key of a sample.", where=str(self._place))
+        row: dict[str, Any] = {"key": key, "label": label, **self._size}
+        place = self._tar.tarstream.offset
+        for field in sorted(members):  # the order in which TarWriter writes them
+            data = members[field]
+            row |= {
+                f"{field}.offset": place + _BLOCK,
+                f"{field}.size": len(data),
+                f"{field}.crc32": zlib.crc32(data),
+            }
+            place += _BLOCK + -(-len(data) // _BLOCK) * _BLOCK
+        self._tar.write({"__key__": key, **members})
+        if self._tar.tarstream.offset != place:
+            raise RuntimeError(f"webdataset wrote {key!r} in another layout than the index says")
+        self._rows.append(row)
+
+    def close(self) -> tuple[ShardEntry, list[dict[str, Any]]]:
+        self._tar.close()
+        size, digest = self._file.commit()
+        entry = ShardEntry(
+            name=self._place.name, bytes=size, samples=len(self._rows), sha256=digest
+        )
+        return entry, self._rows
+
+    def abort(self) -> None:
+        with contextlib.suppress(OSError):
+            self._tar.close()
+        self._file.abort()
+
+
+class _Output(io.RawIOBase):
+    """A file that is hashed as it is written and appears whole, at `commit`, or not at all."""
+
+    def __init__(self, place: Location) -> None:
+        self._place = place
+        self._digest = hashlib.sha256()
+        self._size = 0
+        self._aside: Path | None = None
+        if place.local is not None:
+            self._aside = place.local.with_name(f".{place.name}.{os.getpid()}.tmp")
+            self._file: IO[bytes] = self._aside.open("wb")
+        else:
+            self._file = place.filesystem.open_output_stream(place.path)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        self._file.write(data)
+        self._digest.update(data)
+        self._size += size
+        return size
+
+    def tell(self) -> int:
+        return self._size
+
+    def commit(self) -> tuple[int, str]:
+        """Make the file appear; returns its size in bytes and its SHA-256."""
+        if self._aside is None:
+            self._file.close()
+        else:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self._aside, self._place.path)
+        return self._size, self._digest.hexdigest()
+
+    def abort(self) -> None:
+        self._file.close()
+        if self._aside is not None:
+            self._aside.unlink(missing_ok=True)
+
+
+def _schema(fields: tuple[str, ...]) -> pa.Schema:
+    columns = [pa.field("key", pa.string(), False)]
+    columns += [pa.field(name, pa.int32(), False) for name in ("label", "width", "height")]
+    for field in fields:
+        columns += [
+            pa.field(f"{field}.offset", pa.int64()),
+            pa.field(f"{field}.size", pa.int64()),
+            pa.field(f"{field}.crc32", pa.uint32()),
+        ]
+    return pa.schema(columns)
