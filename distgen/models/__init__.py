@@ -1,0 +1,55 @@
+"""Model families: one file each, one line in the table."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import nn
+
+from distgen.core.spec import ImageSpec
+from distgen.models import gan, rvae, vae
+from distgen.models.base import (
+    Family,
+    LatentNoise,
+    LatentTerms,
+    LatentVariableModel,
+    Posterior,
+    Sampler,
+)
+from distgen.models.gan import GANConfig
+from distgen.models.likelihoods import binarise
+from distgen.models.rvae import RVAEConfig
+from distgen.models.vae import VAEConfig
+
+FAMILIES: dict[str, Family] = {"gan": gan.FAMILY, "vae": vae.FAMILY, "rvae": rvae.FAMILY}
+
+ModelConfig = Annotated[GANConfig | VAEConfig | RVAEConfig, Field(discriminator="family")]
+
+
+def build_networks(
+    config: GANConfig | VAEConfig | RVAEConfig, spec: ImageSpec
+) -> dict[str, nn.Module]:
+    """Fresh networks of a family by name, initialised from torch's global generator.
+
+    Raises:
+        UsageError: The family cannot make such pictures (their size, or no classes).
+    """
+    return FAMILIES[config.family].build(config, spec)
+
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "GANConfig",
+    "LatentNoise",
+    "LatentTerms",
+    "LatentVariableModel",
+    "ModelConfig",
+    "Posterior",
+    "RVAEConfig",
+    "Sampler",
+    "VAEConfig",
+    "binarise",
+    "build_networks",
+]

@@ -1,0 +1,136 @@
+"""Recurrent variational autoencoder: LSTM encoder and decoder over a sequence of feature vectors.
+
+The networks know only sequences [n, time, features]. A still picture is the sequence of its rows,
+top to bottom; nothing else in this file would change for the frames of a clip.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from distgen.core.config import Config
+from distgen.core.spec import ImageSpec
+from distgen.models.base import Family, LatentVariableModel
+from distgen.models.layers import activate, linear
+from distgen.models.likelihoods import LikelihoodName, build_likelihood
+
+
+class RVAEConfig(Config):
+    """Recurrent variational autoencoder over the rows of a picture (after Bowman et al. 2016)."""
+
+    family: Literal["rvae"] = "rvae"
+    latent_dim: PositiveInt = 40
+    """Size of the latent vector, one for the whole sequence."""
+    width: int = Field(default=256, ge=4)
+    """Hidden units of each LSTM."""
+    clock_features: int = Field(default=16, ge=2, multiple_of=2)
+    """Sines and cosines that tell the decoder how far along the sequence it is."""
+    likelihood: LikelihoodName = "bernoulli"
+    """`bernoulli` (stochastically binarised pixels) or `gaussian` (grey levels or colours)."""
+
+
+def rows_of(images_nchw: Tensor) -> Tensor:
+    """Pictures as sequences of rows [n, height, channels * width]."""
+    return images_nchw.transpose(1, 2).flatten(2)
+
+
+def images_of(rows_ntf: Tensor, channels: int) -> Tensor:
+    """The inverse of `rows_of`."""
+    return rows_ntf.reshape(*rows_ntf.shape[:2], channels, -1).transpose(1, 2)
+
+
+def clock(steps: int, features: int, like: Tensor) -> Tensor:
+    """Sines and cosines of the step's number [steps, features] (Vaswani et al. 2017, 3.5)."""
+    positions = torch.arange(steps, device=like.device, dtype=torch.float32).unsqueeze(1)
+    octaves = torch.arange(features // 2, device=like.device, dtype=torch.float32)
+    angles = positions * (math.pi * torch.exp(-octaves * (math.log(2.0 * steps) / (features // 2))))
+    return torch.cat((angles.sin(), angles.cos()), dim=1).to(like.dtype)
+
+
+class SequenceEncoder(nn.Module):
+    """Reads a sequence [n, time, features] in both directions; returns [n, outputs]."""
+
+    def __init__(self, features: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(features, width, batch_first=True, bidirectional=True)
+        self.summary = linear(2 * width, outputs, gain=0.1)
+
+    def forward(self, sequence_ntf: Tensor) -> Tensor:
+        """A summary of the sequence from where each direction ends."""
+        _, (last_2nh, _) = self.lstm(sequence_ntf)
+        summary: Tensor = self.summary(torch.cat((last_2nh[0], last_2nh[1]), dim=1))
+        return summary
+
+
+class SequenceDecoder(nn.Module):
+    """Writes a sequence [n, time, features] of any length from one latent vector.
+
+    Every step reads the latents and the clock, never an earlier step's output: all that a picture
+    shows is in its latents, `sample` is the exact mean of p(x|z), and one call runs all steps.
+    """
+
+    def __init__(self, latent_dim: int, width: int, clock_features: int, features: int) -> None:
+        super().__init__()
+        self.clock_features = clock_features
+        self.start = linear(latent_dim, 2 * width, gain=0.5)
+        self.lstm = nn.LSTM(latent_dim + clock_features, width, batch_first=True)
+        self.hidden = linear(width, width)
+        self.outputs = linear(width, features, gain=0.1)
+
+    def forward(self, latents_nd: Tensor, steps: int) -> Tensor:
+        """The sequence [n, steps, features]."""
+        hidden_nh, cell_nh = torch.tanh(self.start(latents_nd)).chunk(2, dim=1)
+        ticks = clock(steps, self.clock_features, latents_nd).expand(len(latents_nd), -1, -1)
+        inputs = torch.cat((latents_nd.unsqueeze(1).expand(-1, steps, -1), ticks), dim=2)
+        states = (hidden_nh.unsqueeze(0).contiguous(), cell_nh.unsqueeze(0).contiguous())
+        hidden_nth, _ = self.lstm(inputs, states)
+        outputs_ntf: Tensor = self.outputs(activate(self.hidden(hidden_nth)))
+        return outputs_ntf
+
+
+class RowEncoder(nn.Module):
+    """A sequence encoder that reads pictures row by row."""
+
+    def __init__(self, encoder: SequenceEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images_nchw: Tensor) -> Tensor:
+        """The summary [n, outputs]."""
+        summary: Tensor = self.encoder(rows_of(images_nchw))
+        return summary
+
+
+class RowDecoder(nn.Module):
+    """A sequence decoder that writes pictures row by row."""
+
+    def __init__(self, decoder: SequenceDecoder, spec: ImageSpec) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.spec = spec
+
+    def forward(self, latents_nd: Tensor) -> Tensor:
+        """The likelihood's inputs [n, c, h, w]."""
+        return images_of(self.decoder(latents_nd, self.spec.height), self.spec.channels)
+
+
+def build(config: RVAEConfig, spec: ImageSpec) -> dict[str, nn.Module]:
+    """The one network, `model`; any picture size will do."""
+    features = spec.channels * spec.width
+    encoder = SequenceEncoder(features, config.width, 2 * config.latent_dim)
+    decoder = SequenceDecoder(config.latent_dim, config.width, config.clock_features, features)
+    model = LatentVariableModel(
+        RowEncoder(encoder),
+        RowDecoder(decoder, spec),
+        build_likelihood(config.likelihood),
+        config.latent_dim,
+    )
+    return {"model": model}
+
+
+FAMILY = Family(config=RVAEConfig, build=build, served="model")

@@ -1,0 +1,61 @@
+"""Convolutional variational autoencoder (Kingma & Welling 2014), residual, for any pyramid size."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from distgen.core.config import Config
+from distgen.core.spec import ImageSpec
+from distgen.models.base import Family, LatentVariableModel
+from distgen.models.layers import Contract, Expand, Pyramid, linear, pyramid_for
+from distgen.models.likelihoods import LikelihoodName, build_likelihood
+
+
+class VAEConfig(Config):
+    """Convolutional variational autoencoder (Kingma & Welling 2014)."""
+
+    family: Literal["vae"] = "vae"
+    latent_dim: PositiveInt = 40
+    """Size of the latent vector."""
+    width: int = Field(default=64, ge=4)
+    """Channels at the coarsest resolution; halved with each doubling, down to a quarter."""
+    blocks: PositiveInt = 1
+    """Residual blocks per resolution, in encoder and decoder."""
+    likelihood: LikelihoodName = "bernoulli"
+    """`bernoulli` (stochastically binarised pixels) or `gaussian` (grey levels or colours)."""
+
+
+class Encoder(nn.Module):
+    """Observed pictures to posterior parameters [n, 2 * latent_dim]."""
+
+    def __init__(self, config: VAEConfig, spec: ImageSpec, pyramid: Pyramid) -> None:
+        super().__init__()
+        self.trunk = Contract(spec.channels, pyramid, config.width, config.blocks)
+        self.posterior = linear(self.trunk.size, 2 * config.latent_dim, gain=0.1)
+
+    def forward(self, observed_nchw: Tensor) -> Tensor:
+        """Means, then raw logarithms of scales."""
+        parameters: Tensor = self.posterior(self.trunk(observed_nchw))
+        return parameters
+
+
+def build(config: VAEConfig, spec: ImageSpec) -> dict[str, nn.Module]:
+    """The one network, `model`.
+
+    Raises:
+        UsageError: The pictures' size does not fit.
+    """
+    pyramid = pyramid_for(spec)
+    model = LatentVariableModel(
+        Encoder(config, spec, pyramid),
+        Expand(config.latent_dim, spec.channels, pyramid, config.width, config.blocks),
+        build_likelihood(config.likelihood),
+        config.latent_dim,
+    )
+    return {"model": model}
+
+
+FAMILY = Family(config=VAEConfig, build=build, served="model")

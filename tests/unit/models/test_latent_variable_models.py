@@ -1,0 +1,163 @@
+"""What the VAE families promise beyond sampling: a valid bound, and networks that see time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from distgen.core.spec import ImageSpec
+from distgen.models import (
+    LatentNoise,
+    LatentVariableModel,
+    RVAEConfig,
+    VAEConfig,
+    build_networks,
+)
+from distgen.models.likelihoods import Bernoulli
+from distgen.models.rvae import (
+    RowDecoder,
+    RowEncoder,
+    SequenceDecoder,
+    SequenceEncoder,
+    images_of,
+    rows_of,
+)
+
+SPEC = ImageSpec(height=16, width=16, mode="L")
+CONFIGS = [
+    VAEConfig(latent_dim=4, width=8),
+    VAEConfig(latent_dim=4, width=8, likelihood="gaussian"),
+    RVAEConfig(latent_dim=4, width=8),
+    RVAEConfig(latent_dim=4, width=8, likelihood="gaussian"),
+]
+every_config = pytest.mark.parametrize(
+    "config", CONFIGS, ids=lambda config: f"{config.family}-{config.likelihood}"
+)
+
+
+def model_of(config: VAEConfig | RVAEConfig) -> LatentVariableModel:
+    torch.manual_seed(0)
+    model = build_networks(config, SPEC)["model"]
+    assert isinstance(model, LatentVariableModel)
+    return model.eval()
+
+
+def noise_for(images: torch.Tensor, latent_dim: int = 4) -> LatentNoise:
+    return LatentNoise(torch.rand(images.shape), torch.randn(len(images), latent_dim))
+
+
+@every_config
+@torch.no_grad()
+def test_the_terms_are_one_sample_of_the_bound(config):
+    model, images = model_of(config), torch.rand(5, 1, 16, 16) * 2 - 1
+    noise = noise_for(images)
+    terms = model(images, noise)
+    observed = model.observe(images, noise.uniforms_nchw)
+    posterior = model.encode(observed)
+    latents = posterior.sample(noise.normals_nd)
+    assert terms.kl_nd.shape == (5, 4)
+    torch.testing.assert_close(terms.log_likelihood_n, model.log_likelihood(observed, latents))
+    torch.testing.assert_close(terms.log_prior_n, model.log_prior(latents))
+    torch.testing.assert_close(terms.log_posterior_n, posterior.log_prob(latents))
+
+
+@every_config
+@torch.no_grad()
+def test_the_closed_form_kl_is_the_mean_of_its_samples(config):
+    model, images = model_of(config), torch.rand(1, 1, 16, 16) * 2 - 1
+    many = images.expand(4000, -1, -1, -1)
+    uniforms = torch.rand(images.shape).expand_as(many)
+    terms = model(many, LatentNoise(uniforms, torch.randn(4000, 4)))
+    sampled = (terms.log_posterior_n - terms.log_prior_n).mean()
+    torch.testing.assert_close(sampled, terms.kl_nd[0].sum(), rtol=0.05, atol=0.02)
+
+
+@every_config
+@torch.no_grad()
+def test_likelihoods_can_be_weighed_in_chunks_of_samples(config):
+    model, images = model_of(config), torch.rand(2, 1, 16, 16) * 2 - 1
+    observed = model.observe(images, torch.rand(images.shape))
+    latents = torch.randn(6, 4)
+    repeated = observed.repeat_interleave(3, dim=0)
+    whole = model.log_likelihood(repeated, latents)
+    chunks = [model.log_likelihood(repeated[i : i + 2], latents[i : i + 2]) for i in (0, 2, 4)]
+    torch.testing.assert_close(whole, torch.cat(chunks))
+
+
+@every_config
+@torch.no_grad()
+def test_reconstruction_draws_no_noise(config):
+    model, images = model_of(config), torch.rand(3, 1, 16, 16) * 2 - 1
+    first = model.reconstruct(images, None)
+    torch.manual_seed(5)
+    assert torch.equal(first, model.reconstruct(images, None))
+    assert first.shape == images.shape
+    assert first.abs().max() <= 1.0
+
+
+class Constant(nn.Module):
+    """Puts out the same value whatever comes in."""
+
+    def __init__(self, value: float, *shape: int) -> None:
+        super().__init__()
+        self.value, self.shape = value, shape
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(inputs), *self.shape), self.value)
+
+
+@torch.no_grad()
+def test_the_bound_of_a_fair_coin_is_one_bit_per_pixel():
+    model = LatentVariableModel(Constant(0.0, 8), Constant(0.0, 1, 16, 16), Bernoulli(), 4)
+    images = torch.rand(3, 1, 16, 16) * 2 - 1
+    terms = model(images, noise_for(images))
+    weights = terms.log_likelihood_n + terms.log_prior_n - terms.log_posterior_n
+    torch.testing.assert_close(weights, torch.full((3,), -256 * math.log(2.0)))
+    assert torch.equal(terms.kl_nd, torch.zeros(3, 4))
+
+
+@torch.no_grad()
+def test_a_wild_encoder_cannot_overflow_the_bound():
+    model = LatentVariableModel(Constant(1e6, 8), Constant(0.0, 1, 16, 16), Bernoulli(), 4)
+    assert model.encode(torch.zeros(2, 1, 16, 16)).log_scale_nd.max() <= 7.0
+
+
+def test_rows_are_the_time_of_a_picture():
+    images = torch.arange(2 * 3 * 4 * 5).view(2, 3, 4, 5).float()
+    rows = rows_of(images)
+    assert rows.shape == (2, 4, 15)
+    assert torch.equal(rows[1, 2], images[1, :, 2, :].flatten())
+    assert torch.equal(images_of(rows, channels=3), images)
+
+
+@torch.no_grad()
+def test_the_recurrent_encoder_sees_the_order_of_the_rows():
+    model, images = model_of(CONFIGS[2]), (torch.rand(1, 1, 16, 16) > 0.5).float()
+    shuffled = images[:, :, torch.randperm(16, generator=torch.Generator().manual_seed(0))]
+    first, second = model.encode(images).mean_nd, model.encode(shuffled).mean_nd
+    assert not torch.allclose(first, second, atol=1e-4)
+
+
+@torch.no_grad()
+def test_sequence_networks_take_any_length():
+    encoder, decoder = SequenceEncoder(6, 8, 10), SequenceDecoder(4, 8, 4, 6)
+    for steps in (1, 9, 40):
+        assert encoder(torch.randn(2, steps, 6)).shape == (2, 10)
+        assert decoder(torch.randn(2, 4), steps).shape == (2, steps, 6)
+
+
+def test_both_rows_and_latents_reach_the_recurrent_networks():
+    model = model_of(CONFIGS[2])
+    assert isinstance(model.encoder, RowEncoder)
+    assert isinstance(model.decoder, RowDecoder)
+    latents = torch.randn(1, 4, requires_grad=True)
+    outputs = model.decoder(latents)
+    for row in (0, 8, 15):
+        (gradient,) = torch.autograd.grad(outputs[0, 0, row].sum(), latents, retain_graph=True)
+        assert gradient.abs().min() > 0
+    images = torch.rand(1, 1, 16, 16, requires_grad=True)
+    (gradient,) = torch.autograd.grad(model.encode(images).mean_nd.sum(), images)
+    assert (gradient.abs().sum(dim=(0, 1, 3)) > 0).all()
