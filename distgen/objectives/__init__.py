@@ -1,0 +1,80 @@
+"""Objectives: one file per kind of training, one line each in the table."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from distgen.core.errors import UsageError
+from distgen.core.spec import ImageSpec
+from distgen.models import GANConfig, RVAEConfig, VAEConfig
+from distgen.objectives.adversarial import (
+    Adversarial,
+    HingeConfig,
+    NonSaturatingConfig,
+    RelativisticConfig,
+    WassersteinConfig,
+)
+from distgen.objectives.base import Noise, Objective, Phase, TrainBatch
+from distgen.objectives.elbo import ELBO, ELBOConfig
+
+AnyObjective = (
+    RelativisticConfig | NonSaturatingConfig | HingeConfig | WassersteinConfig | ELBOConfig
+)
+
+ObjectiveConfig = Annotated[AnyObjective, Field(discriminator="kind")]
+
+KINDS: dict[str, type[AnyObjective]] = {
+    "relativistic": RelativisticConfig,
+    "non-saturating": NonSaturatingConfig,
+    "hinge": HingeConfig,
+    "wgan-gp": WassersteinConfig,
+    "elbo": ELBOConfig,
+}
+"""Every kind; the first that fits a family is the family's default."""
+
+
+def default_objective(family: str) -> AnyObjective | None:
+    """What a family trains on where the job file does not say; None for an unknown family."""
+    return next((kind() for kind in KINDS.values() if family in kind.families), None)
+
+
+def build_objective(
+    config: AnyObjective,
+    model_config: GANConfig | VAEConfig | RVAEConfig,
+    spec: ImageSpec,  # noqa: ARG001
+) -> Objective:
+    """The objective of a job.
+
+    Raises:
+        UsageError: This kind of objective does not train this family.
+    """
+    if model_config.family not in config.families:
+        fitting = [name for name, kind in KINDS.items() if model_config.family in kind.families]
+        raise UsageError(
+            f"The objective {config.kind!r} does not train the family {model_config.family!r}.",
+            where="objective.kind",
+            cause=f"{config.kind!r} is for: {', '.join(config.families)}",
+            remedy=f"choose one of: {', '.join(fitting)}",
+        )
+    if isinstance(config, ELBOConfig):
+        return ELBO(config, model_config.latent_dim)
+    return Adversarial(config, model_config.latent_dim)
+
+
+__all__ = [
+    "KINDS",
+    "ELBOConfig",
+    "HingeConfig",
+    "Noise",
+    "NonSaturatingConfig",
+    "Objective",
+    "ObjectiveConfig",
+    "Phase",
+    "RelativisticConfig",
+    "TrainBatch",
+    "WassersteinConfig",
+    "build_objective",
+    "default_objective",
+]

@@ -1,0 +1,97 @@
+"""Objectives: what each optimiser step minimises. The trainer knows nothing else of a family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from distgen.core.seeding import derive
+from distgen.core.world import World
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimiser step on some of the networks."""
+
+    name: str
+    networks: tuple[str, ...]
+    """Names of the networks that this phase trains; all others are frozen meanwhile."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Random numbers as a pure function of (seed, purpose, images seen).
+
+    They are drawn on the CPU for the whole global batch, and each rank keeps its own rows: the
+    same training on any number of ranks, and no generator state to save.
+    """
+
+    seed: int
+    images_seen: int
+    """The clock before this batch."""
+    world: World
+    global_batch: int
+    """Rows of the batch over all ranks."""
+    device: torch.device
+
+    def normal(self, purpose: str, *shape: int) -> Tensor:
+        """Standard normal numbers [local batch, *shape], float32, on the device."""
+        return self._rows(
+            torch.randn(self.global_batch, *shape, generator=self._generator("normal", purpose))
+        )
+
+    def uniform(self, purpose: str, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1) [local batch, *shape], float32, on the device."""
+        return self._rows(
+            torch.rand(self.global_batch, *shape, generator=self._generator("uniform", purpose))
+        )
+
+    def _generator(self, kind: str, purpose: str) -> torch.Generator:
+        return torch.Generator().manual_seed(derive(self.seed, kind, purpose, self.images_seen))
+
+    def _rows(self, values: Tensor) -> Tensor:
+        return values[self.world.rank :: self.world.size].contiguous().to(self.device)
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """One rank's part of a global batch."""
+
+    images_nchw: Tensor
+    """float32 in [-1, 1]."""
+    labels_n: Tensor | None
+    """int64 class indices, -1 where a picture has none; None where the set has no classes."""
+    noise: Noise
+    images_seen: int
+    """The clock before this batch: schedules read it."""
+
+
+class Objective(Protocol):
+    """An ordered list of phases, and the loss of each.
+
+    Every loss is a mean over the batch of terms that belong to single samples, and every term of
+    a phase, gradient penalties included, is in the one loss: so that the mean of the ranks'
+    gradients is the gradient of the global batch, after one backward per phase.
+    """
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Phases in the order in which a batch runs through them."""
+        ...
+
+    def loss(
+        self, phase: Phase, networks: Mapping[str, nn.Module], batch: TrainBatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to minimise, and detached scalars to log (means over the local batch).
+
+        Args:
+            phase: One of `phases`.
+            networks: All networks by name. Those of the phase require gradients and may be wrapped
+                in DistributedDataParallel; the others are plain and frozen.
+            batch: This rank's pictures, labels and noise.
+        """
+        ...

@@ -1,0 +1,200 @@
+"""The promise that makes a run independent of its ranks: 1 rank and 2 ranks, the same gradients.
+
+This file is also the program of one rank: `python test_gradients.py RANK FOLDER`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from distgen.core.spec import ImageSpec
+from distgen.core.world import World
+from distgen.models import GANConfig, RVAEConfig, VAEConfig, build_networks
+from distgen.objectives import KINDS, Noise, Objective, TrainBatch, build_objective
+
+SPEC = ImageSpec(height=16, width=16, mode="L", classes=("a", "b", "c"))
+GLOBAL_BATCH = 8
+IMAGES_SEEN = 640
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and an objective that fit together."""
+
+    model: GANConfig | VAEConfig | RVAEConfig
+    objective: object
+
+    def build(self) -> tuple[dict[str, nn.Module], Objective]:
+        torch.manual_seed(0)
+        networks = build_networks(self.model, SPEC)
+        return networks, build_objective(self.objective, self.model, SPEC)  # type: ignore[arg-type]
+
+
+def _cases() -> dict[str, Case]:
+    gan = GANConfig(latent_dim=6, width=8)
+    conditional = GANConfig(latent_dim=6, width=8, conditional=True)
+    cases = {
+        f"{'conditional-' if model.conditional else ''}{kind}": Case(model, KINDS[kind]())
+        for model in (gan, conditional)
+        for kind in ("relativistic", "non-saturating", "hinge", "wgan-gp")
+    }
+    plain = KINDS["relativistic"](r1=0.0, r2=0.0)
+    both = KINDS["hinge"](r1=0.5, r2=2.0)
+    cases |= {"relativistic-bare": Case(conditional, plain), "hinge-r1-r2": Case(gan, both)}
+    shaped = KINDS["elbo"](beta=0.7, kl_warmup_images=1000, free_bits=0.002)
+    for family in (VAEConfig, RVAEConfig):
+        for likelihood in ("bernoulli", "gaussian"):
+            model = family(latent_dim=4, width=8, likelihood=likelihood)
+            cases[f"{model.family}-{likelihood}"] = Case(model, KINDS["elbo"]())
+        cases[f"{model.family}-shaped"] = Case(family(latent_dim=4, width=8), shaped)
+    return cases
+
+
+CASES = _cases()
+
+
+def batch_for(world: World, images_seen: int = IMAGES_SEEN) -> TrainBatch:
+    """One rank's rows of the one global batch at this point of the clock."""
+    generator = torch.Generator().manual_seed(images_seen)
+    images = torch.rand(GLOBAL_BATCH, 1, 16, 16, generator=generator) * 2 - 1
+    labels = torch.randint(-1, 3, (GLOBAL_BATCH,), generator=generator)
+    rows = slice(world.rank, None, world.size)
+    noise = Noise(3, images_seen, world, GLOBAL_BATCH, torch.device("cpu"))
+    return TrainBatch(images[rows], labels[rows], noise, images_seen)
+
+
+def train_only(networks: dict[str, nn.Module], names: tuple[str, ...]) -> None:
+    """What the trainer does before a phase."""
+    for name, network in networks.items():
+        network.requires_grad_(name in names)
+
+
+RANKS = 2
+STEPS = 2
+"""A second step shows what the first may hide: an unsynchronised reducer raises only then."""
+
+every_case = pytest.mark.parametrize("name", CASES)
+
+Gradients = dict[str, Tensor]
+
+
+def gradients_of(name: str, world: World) -> Gradients:
+    """Every parameter's gradient in the phase that trains it, as the trainer would make it."""
+    networks, objective = CASES[name].build()
+    replicas = dict(networks)
+    if world.size > 1:
+        replicas = {
+            key: DistributedDataParallel(network, broadcast_buffers=False)
+            for key, network in networks.items()
+        }
+    gradients: Gradients = {}
+    for step in range(STEPS):
+        batch = batch_for(world, IMAGES_SEEN + step)
+        for phase in objective.phases:
+            train_only(networks, phase.networks)
+            for key in phase.networks:
+                networks[key].zero_grad(set_to_none=True)
+            chosen = {
+                key: replicas[key] if key in phase.networks else networks[key] for key in networks
+            }
+            loss, _ = objective.loss(phase, chosen, batch)
+            loss.backward()
+            for key in phase.networks:
+                for parameter_name, parameter in networks[key].named_parameters():
+                    gradients[f"{step} {phase.name} {key}.{parameter_name}"] = parameter.grad
+    return gradients
+
+
+def run_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS
+    )
+    found = {name: gradients_of(name, World(rank, RANKS)) for name in CASES}
+    torch.save(found, Path(folder) / f"rank-{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def by_rank(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Gradients]]:
+    """What each of two processes ends up with after DDP's all-reduce."""
+    folder = tmp_path_factory.mktemp("gradients")
+    ranks = [
+        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)])
+        for rank in range(RANKS)
+    ]
+    assert [process.wait() for process in ranks] == [0] * RANKS
+    return [torch.load(folder / f"rank-{rank}.pt") for rank in range(RANKS)]
+
+
+@every_case
+def test_two_ranks_have_the_gradients_of_one(name: str, by_rank):
+    alone = gradients_of(name, World())
+    for found in by_rank:
+        assert found[name].keys() == alone.keys()
+        for key, expected in alone.items():
+            torch.testing.assert_close(found[name][key], expected, rtol=2e-4, atol=2e-5, msg=key)
+
+
+@every_case
+def test_every_parameter_gets_a_gradient_in_its_phase(name: str):
+    networks, objective = CASES[name].build()
+    trained = [key for phase in objective.phases for key in phase.networks]
+    assert sorted(trained) == sorted(networks)
+    for key, gradient in gradients_of(name, World()).items():
+        assert gradient is not None, key
+        assert gradient.abs().max() > 0, key
+        assert gradient.isfinite().all(), key
+
+
+@every_case
+def test_frozen_networks_get_no_gradient(name: str):
+    networks, objective = CASES[name].build()
+    for phase in objective.phases:
+        train_only(networks, phase.networks)
+        for network in networks.values():
+            network.zero_grad(set_to_none=True)
+        loss, _ = objective.loss(phase, networks, batch_for(World()))
+        loss.backward()
+        for key, network in networks.items():
+            if key not in phase.networks:
+                assert all(p.grad is None for p in network.parameters()), (phase.name, key)
+
+
+@every_case
+def test_logs_are_plain_scalars_and_hold_the_loss(name: str):
+    networks, objective = CASES[name].build()
+    for phase in objective.phases:
+        train_only(networks, phase.networks)
+        loss, logs = objective.loss(phase, networks, batch_for(World()))
+        assert loss.shape == ()
+        assert logs["loss"] == loss
+        for value in logs.values():
+            assert value.shape == ()
+            assert not value.requires_grad
+
+
+@every_case
+def test_a_loss_is_a_function_of_weights_and_batch(name: str):
+    networks, objective = CASES[name].build()
+    for phase in objective.phases:
+        train_only(networks, phase.networks)
+        first, _ = objective.loss(phase, networks, batch_for(World()))
+        torch.manual_seed(123)
+        again, _ = objective.loss(phase, networks, batch_for(World()))
+        later, _ = objective.loss(phase, networks, batch_for(World(), IMAGES_SEEN + 8))
+        assert first.item() == again.item()
+        assert first.item() != later.item()
+
+
+if __name__ == "__main__":
+    run_rank(int(sys.argv[1]), sys.argv[2])
