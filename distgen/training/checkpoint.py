@@ -1,0 +1,176 @@
+"""Checkpoints: all that a run needs to go on as if nothing had happened, and no pickle.
+
+A checkpoint is a folder `<images_seen, 12 digits>` with one `<part>.safetensors` and one
+`<part>.json` for each named part, and `manifest.json`, written last, with the size and SHA-256 of
+each file. A folder without a manifest is not a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from distgen.core.errors import DataError
+from distgen.core.storage import Location, sha256_of
+
+FORMAT = 1
+_TENSOR = "$tensor"
+_ITEMS = "$items"
+
+
+class Part(Protocol):
+    """Something that must survive a restart."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything to keep: tensors, numbers, strings, lists and dicts of them."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """Become what `state_dict` said."""
+
+
+def save(folder: Location, images_seen: int, parts: Mapping[str, Part]) -> Location:
+    """Write a checkpoint below `folder`; it counts from the moment its manifest is there."""
+    checkpoint = folder / f"{images_seen:012d}"
+    checkpoint.remove()
+    checkpoint.make_dir()
+    files: dict[str, dict[str, Any]] = {}
+    for name, part in parts.items():
+        tensors: dict[str, torch.Tensor] = {}
+        skeleton = _take_tensors(part.state_dict(), "", tensors)
+        for file, data in (
+            (f"{name}.safetensors", save_tensors(tensors)),
+            (f"{name}.json", json.dumps(skeleton).encode()),
+        ):
+            (checkpoint / file).write_bytes(data)
+            files[file] = {"bytes": len(data), "sha256": sha256_of(data)}
+    (checkpoint / "manifest.json").write_json(
+        {"format": FORMAT, "images_seen": images_seen, "parts": list(parts), "files": files}
+    )
+    return checkpoint
+
+
+def complete(folder: Location) -> list[Location]:
+    """The checkpoints below `folder` that have a manifest, oldest first."""
+    names = [place for place in folder.list() if place.name.isdigit()]
+    return [place for place in names if (place / "manifest.json").is_file()]
+
+
+def load_latest(
+    folder: Location,
+    parts: Mapping[str, Part],
+    on_damaged: Callable[[Location, DataError], None],
+) -> int:
+    """Restore the newest undamaged checkpoint and return its images seen, 0 where there is none.
+
+    A damaged one is reported to `on_damaged` and the one before it is used.
+
+    Raises:
+        DataError: The checkpoint is whole but its parts are not these parts.
+    """
+    for checkpoint in reversed(complete(folder)):
+        try:
+            manifest, blobs = _read_verified(checkpoint)
+        except DataError as error:
+            on_damaged(checkpoint, error)
+            continue
+        _restore(checkpoint, manifest["parts"], blobs, parts)
+        return int(manifest["images_seen"])
+    return 0
+
+
+def prune(folder: Location, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints, and unfinished ones older than these."""
+    kept = complete(folder)[-keep:]
+    if not kept:
+        return
+    for place in folder.list():
+        if place.name.isdigit() and place.name < kept[0].name:
+            # Without its manifest a half-deleted folder is no longer taken for a checkpoint.
+            (place / "manifest.json").remove()
+            place.remove()
+
+
+def _restore(
+    checkpoint: Location, found: list[str], blobs: Mapping[str, bytes], parts: Mapping[str, Part]
+) -> None:
+    remedy = "give the run another name, or train with --fresh"
+    if set(found) != set(parts):
+        raise DataError(
+            "The checkpoint does not fit this job.",
+            where=str(checkpoint),
+            cause=f"only in the checkpoint: {sorted(set(found) - set(parts)) or 'nothing'}; "
+            f"only in the job: {sorted(set(parts) - set(found)) or 'nothing'}",
+            remedy=remedy,
+        )
+    for name, part in parts.items():
+        tensors = load_tensors(blobs[f"{name}.safetensors"])
+        try:
+            part.load_state_dict(_put_tensors(json.loads(blobs[f"{name}.json"]), tensors))
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise DataError(
+                f"Part {name!r} of the checkpoint does not fit this job.",
+                where=str(checkpoint),
+                cause=" ".join(str(error).split()),
+                remedy=remedy,
+            ) from error
+
+
+def _read_verified(checkpoint: Location) -> tuple[dict[str, Any], dict[str, bytes]]:
+    try:
+        manifest = (checkpoint / "manifest.json").read_json()
+        listed = dict(manifest["files"])
+        if manifest["format"] != FORMAT:
+            raise KeyError(f"format {manifest['format']}")
+        int(manifest["images_seen"])
+        needed = {f"{part}.{end}" for part in manifest["parts"] for end in ("safetensors", "json")}
+        if needed != set(listed) or any("/" in file for file in listed):
+            raise KeyError("files")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            "The checkpoint's manifest cannot be read.", where=str(checkpoint), cause=repr(error)
+        ) from error
+    blobs: dict[str, bytes] = {}
+    for file, expected in listed.items():
+        try:
+            data = (checkpoint / file).read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{file!r} is missing from the checkpoint.", where=str(checkpoint)
+            ) from error
+        if len(data) != expected["bytes"] or sha256_of(data) != expected["sha256"]:
+            raise DataError(
+                f"{file!r} in the checkpoint is damaged.",
+                where=str(checkpoint),
+                cause="its size or SHA-256 is not the manifest's",
+            )
+        blobs[file] = data
+    return manifest, blobs
+
+
+def _take_tensors(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """`value` as JSON, its tensors moved into `tensors` under their paths."""
+    if isinstance(value, torch.Tensor):
+        tensors[path] = value.detach().cpu().contiguous().clone()
+        return {_TENSOR: path}
+    if isinstance(value, Mapping):
+        items = [[k, _take_tensors(v, f"{path}/{k}" if path else str(k), tensors)]
+                 for k, v in value.items()]  # fmt: skip
+        return {_ITEMS: items}  # a list of pairs, for keys are not always strings
+    if isinstance(value, list | tuple):
+        return [_take_tensors(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]
+    return value
+
+
+def _put_tensors(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    if isinstance(value, dict):
+        if _TENSOR in value:
+            return tensors[value[_TENSOR]]
+        return {key: _put_tensors(item, tensors) for key, item in value[_ITEMS]}
+    if isinstance(value, list):
+        return [_put_tensors(item, tensors) for item in value]
+    return value

@@ -1,0 +1,69 @@
+"""The few things that ranks say to one another. With one rank each is the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from distgen.core.world import World
+
+RowGather = Callable[[np.ndarray], np.ndarray]
+
+
+class Collective:
+    """A world that can talk.
+
+    Host-side data goes over gloo even where gradients go over nccl: an evaluation on rank 0 may
+    take longer than nccl's watchdog allows, and its results live in host memory anyway.
+    """
+
+    def __init__(self, world: World, timeout: timedelta = timedelta(minutes=30)) -> None:
+        self.world = world
+        self._host_group = None
+        if world.size > 1:
+            self._host_group = dist.new_group(backend="gloo", timeout=timeout)
+
+    def replicate(self, networks: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+        """Each network in a DistributedDataParallel of its own, so that phases stay apart."""
+        if self.world.size == 1:
+            return dict(networks)
+        return {
+            name: DistributedDataParallel(
+                network, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+            for name, network in networks.items()
+        }
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Element-wise sum over ranks, in host memory."""
+        values = values.detach().to("cpu", torch.float64)
+        if self.world.size > 1:
+            dist.all_reduce(values, group=self._host_group)
+        return values
+
+    def agree(self, flag: bool) -> bool:
+        """Rank 0's flag, on every rank."""
+        if self.world.size == 1:
+            return flag
+        box = torch.tensor([flag], dtype=torch.uint8)
+        dist.broadcast(box, src=0, group=self._host_group)
+        return bool(box.item())
+
+    def gather_rows(self, rows: np.ndarray) -> np.ndarray:
+        """The row blocks of all ranks, joined in rank order, on every rank."""
+        if self.world.size == 1:
+            return rows
+        blocks: list[np.ndarray] = [rows] * self.world.size
+        dist.all_gather_object(blocks, rows, group=self._host_group)
+        return np.concatenate(blocks)
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.world.size > 1:
+            dist.barrier(group=self._host_group)

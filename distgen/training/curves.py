@@ -1,0 +1,46 @@
+"""Where a run's curves go: `metrics.jsonl` always, TensorBoard where the run is on a disk."""
+
+from __future__ import annotations
+
+from tensorboardX import SummaryWriter
+
+from distgen.metrics.card import Card
+from distgen.training.run import RunFolder, Tick
+
+
+class Writer:
+    """Rank 0's pen for the curves, positioned at a restored clock."""
+
+    def __init__(self, run: RunFolder, images_seen: int) -> None:
+        self._run = run
+        local = run.tensorboard.local
+        self._board = (
+            SummaryWriter(str(local), purge_step=images_seen + 1, flush_secs=10) if local else None
+        )
+
+    def tick(self, tick: Tick) -> None:
+        """Write one point: losses, speed, data wait, memory."""
+        self._run.log(tick)
+        scalars = {
+            **tick.losses,
+            "speed/images_per_s": tick.images_per_s,
+            "speed/data_wait": tick.data_wait,
+            "speed/memory_gib": tick.memory_gib,
+        }
+        self._scalars(scalars, tick.images_seen)
+
+    def card(self, images_seen: int, card: Card) -> None:
+        """Write a quality card's figures."""
+        self._run.log_card(images_seen, card.figures())
+        scalars = {f"card/{name}": value for name, value in card.figures().items()}
+        self._scalars(scalars, images_seen)
+
+    def close(self) -> None:
+        """Flush what is buffered."""
+        if self._board:
+            self._board.close()
+
+    def _scalars(self, scalars: dict[str, float], images_seen: int) -> None:
+        if self._board:
+            for name, value in scalars.items():
+                self._board.add_scalar(name, value, global_step=images_seen)

@@ -1,0 +1,39 @@
+"""The served weights: an exponential moving average whose memory is a half-life in images."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+# Early on the average must not be dominated by the initial weights: its half-life is at most this
+# share of the images seen so far (Karras et al. 2020, training configuration).
+RAMP_UP = 0.05
+
+
+class EMA:
+    """Averages a network's parameters; its buffers are copied, for they are not weights."""
+
+    def __init__(self, network: nn.Module, half_life: int) -> None:
+        self.module = copy.deepcopy(network).eval().requires_grad_(False)
+        self.half_life = half_life
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, batch_size: int, images_seen: int) -> None:
+        """Move the average towards `network` by one step of `batch_size` images."""
+        half_life = max(min(self.half_life, RAMP_UP * images_seen), 1e-8)
+        decay = 0.5 ** (batch_size / half_life)
+        torch._foreach_lerp_(
+            list(self.module.parameters()), list(network.parameters()), weight=1.0 - decay
+        )
+        for average, buffer in zip(self.module.buffers(), network.buffers(), strict=True):
+            average.copy_(buffer)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The averaged weights by name."""
+        return dict(self.module.state_dict())
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Take averaged weights by name; all of them must be there."""
+        self.module.load_state_dict(state, strict=True)

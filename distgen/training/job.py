@@ -1,0 +1,128 @@
+"""The job file of `kind: train`: what is trained, on what, for how long, and how wide."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from distgen.core.config import Config
+from distgen.core.storage import Location, locate
+from distgen.data import DataConfig
+from distgen.metrics.card import EvaluationConfig
+from distgen.models import ModelConfig
+from distgen.objectives import ObjectiveConfig, default_objective
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+
+
+class TrainingConfig(Config):
+    """How long and how fast: every length is in images seen, the only clock."""
+
+    images: PositiveInt
+    """Length of the run, in images seen."""
+    batch_size: PositiveInt = 128
+    """Images per step over all ranks."""
+    learning_rate: PositiveFloat = 2e-4
+    """Adam's step size after warm-up."""
+    betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.0, 0.99)
+    """Adam's decay rates of the gradient's first and second moments."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay (AdamW)."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """What the learning rate does after warm-up: stay, or fall to zero along a half cosine."""
+    warmup_images: NonNegativeInt = 0
+    """Images over which the learning rate rises linearly from zero."""
+    ema_half_life: PositiveInt = 10_000
+    """Images after which a weight's share in the served average has halved."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Forward precision; auto is bf16 on CUDA and fp32 on CPU. Penalties are fp32 always."""
+    seed: NonNegativeInt = 0
+    """Seed of initial weights, data order and noise."""
+    checkpoint_every: PositiveInt = 50_000
+    """Images between checkpoints: the most that a fault can cost."""
+    evaluate_every: PositiveInt = 100_000
+    """Images between quality cards; there is always one at the end."""
+    log_every: PositiveInt | None = None
+    """Images between two points of the curves; by default 1/200 of the run."""
+    keep: PositiveInt = 2
+    """Checkpoints kept; older ones are deleted."""
+
+    @property
+    def tick_every(self) -> int:
+        """Images between two points of the curves, resolved."""
+        return self.log_every or max(self.batch_size, self.images // 200)
+
+
+class ScalingConfig(Config):
+    """How wide a run is. The pictures, their order and the noise do not depend on it."""
+
+    workers: NonNegativeInt = 0
+    """Ray Train workers, one rank each; 0 trains in this process without Ray."""
+    cpus_per_worker: PositiveFloat = 1
+    """CPU cores that Ray reserves for a worker, and its torch threads."""
+    gpus_per_worker: NonNegativeFloat = 0
+    """GPUs that Ray reserves for a worker."""
+    max_failures: NonNegativeInt = 3
+    """Worker group restarts after faults before the run is given up."""
+
+
+class TrainJob(Config):
+    """One training run; the same file trains on a laptop and on a cluster."""
+
+    kind: Literal["train"] = "train"
+    name: Name
+    """Name of the run: a folder below `storage`. The same name and storage resumes."""
+    storage: str = "runs"
+    """Path or URL of the folder that holds runs."""
+    data: DataConfig
+    """What is read, and in which order."""
+    model: ModelConfig
+    """Family and size of the networks."""
+    objective: ObjectiveConfig
+    """What is optimised; left out, the family's own."""
+    training: TrainingConfig
+    """Length, optimiser and intervals."""
+    scaling: ScalingConfig = ScalingConfig()
+    """Workers and what each gets."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How the quality card is measured."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _objective_of_the_family(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and "objective" not in raw and isinstance(raw.get("model"), dict):
+            default = default_objective(str(raw["model"].get("family")))
+            return {**raw, "objective": default.model_dump() if default else {}}
+        return raw
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> TrainJob:
+        if self.model.family not in self.objective.families:
+            families = ", ".join(self.objective.families)
+            raise ValueError(
+                f"objective.kind {self.objective.kind!r} trains {families}, "
+                f"not model.family {self.model.family!r}"
+            )
+        workers = max(1, self.scaling.workers)
+        batch = self.training.batch_size
+        if batch % workers:
+            below, above = batch // workers * workers, -(-batch // workers) * workers
+            near = " or ".join(str(size) for size in (below, above) if size)
+            raise ValueError(
+                f"training.batch_size {batch} does not divide by scaling.workers {workers}, "
+                f"and unequal ranks would weigh pictures unequally; use {near}"
+            )
+        return self
+
+    @property
+    def location(self) -> Location:
+        """The run's folder."""
+        return locate(self.storage) / self.name

@@ -1,0 +1,50 @@
+"""Optimisers, and the learning rate as a function of the clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+from distgen.objectives.base import Phase
+from distgen.training.job import TrainingConfig
+
+
+def build_optimizers(
+    phases: Iterable[Phase], networks: Mapping[str, nn.Module], config: TrainingConfig
+) -> dict[str, torch.optim.Optimizer]:
+    """One AdamW per phase, over the networks that the phase trains."""
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    for phase in phases:
+        parameters = [p for name in phase.networks for p in networks[name].parameters()]
+        optimizers[phase.name] = torch.optim.AdamW(
+            parameters,
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=1e-8,
+            weight_decay=config.weight_decay,
+            fused=parameters[0].is_cuda,
+            foreach=not parameters[0].is_cuda,
+        )
+    return optimizers
+
+
+def learning_rate_at(config: TrainingConfig, images_seen: int) -> float:
+    """The learning rate of the step that starts at `images_seen`."""
+    rate = config.learning_rate
+    if images_seen < config.warmup_images:
+        # The first step, at 0 images, must move too.
+        return rate * (images_seen + config.batch_size) / (config.warmup_images + config.batch_size)
+    if config.schedule == "cosine":
+        span = max(1, config.images - config.warmup_images)
+        progress = min(1.0, (images_seen - config.warmup_images) / span)
+        return rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+    return rate
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every parameter group the learning rate `rate`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

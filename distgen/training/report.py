@@ -1,0 +1,144 @@
+"""`report.html`: a run on one page, in one file that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from distgen.core.config import dump_yaml
+from distgen.core.storage import Location
+from distgen.training.job import TrainJob
+from distgen.training.plot import line_chart
+from distgen.training.run import RunFolder
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1d2733; --paper: #fbfbf9; --rule: #d9dad4; --dim: #667; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e6e1; --paper: #16191d; --rule: #343a41; --dim: #99a; } }
+body { font: 15px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 68rem; margin: 2rem auto; padding: 0 1.25rem; }
+h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
+p.dim, td.dim, figcaption { color: var(--dim); }
+.figures { display: flex; flex-wrap: wrap; gap: 1.25rem; }
+figure { margin: 0; flex: 1 1 24rem; max-width: 33rem; }
+figure img { image-rendering: pixelated; width: 100%; display: block;
+  border: 1px solid var(--rule); }
+table { border-collapse: collapse; } td, th { text-align: left; padding: .2rem 1.2rem .2rem 0;
+  border-bottom: 1px solid var(--rule); font-variant-numeric: tabular-nums; }
+pre { background: color-mix(in srgb, var(--rule) 35%, transparent); padding: .8rem 1rem;
+  overflow-x: auto; font-size: 13px; }
+svg { max-width: 100%; height: auto; }
+"""
+
+
+def write_report(run: RunFolder, job: TrainJob) -> None:
+    """Write the run's page anew from what its folder holds."""
+    run.report.write_text(_page(run, job))
+
+
+def _page(run: RunFolder, job: TrainJob) -> str:
+    rows = run.metrics()
+    ticks = [row for row in rows if row.get("stage") == "train"]
+    cards = [row for row in rows if row.get("stage") == "card"]
+    seen = ticks[-1]["images_seen"] if ticks else 0
+    sections = [
+        _pictures(run),
+        _section("Quality", _card_table(cards) + _card_charts(cards)),
+        _section("Losses", _charts(ticks, "losses")),
+        _section("Speed", _speed(ticks)),
+        _section("Events", _event_table(run.events())),
+        _section("Job", f"<pre>{html.escape(dump_yaml(job))}</pre>"),
+    ]
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{html.escape(job.name)}</title><style>{_STYLE}</style></head><body>"
+        f"<h1>{html.escape(job.name)}</h1><p class='dim'>{job.model.family} · {job.objective.kind}"
+        f" · {seen:,} of {job.training.images:,} images seen</p>{''.join(sections)}</body></html>"
+    )
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{title}</h2>{body or '<p class=dim>Nothing yet.</p>'}</section>"
+
+
+def _pictures(run: RunFolder) -> str:
+    grids = {place.name: place for place in run.samples.list() if place.name.endswith(".png")}
+    shown: list[tuple[str, Location]] = []
+    fakes = [name for name in grids if name.startswith("fakes-")]
+    again = [name for name in grids if name.startswith("reconstructions-")]
+    if fakes:
+        shown.append((f"Generated, after {_clock(fakes[-1]):,} images", grids[fakes[-1]]))
+    if "reals.png" in grids:
+        shown.append(("Real", grids["reals.png"]))
+    if again:
+        shown.append(("The real ones, reconstructed", grids[again[-1]]))
+    if len(fakes) > 1:
+        shown.append((f"The same latents after {_clock(fakes[0]):,} images", grids[fakes[0]]))
+    figures = "".join(
+        f"<figure><img alt='{caption}' src='data:image/png;base64,"
+        f"{base64.b64encode(place.read_bytes()).decode()}'><figcaption>{caption}</figcaption>"
+        "</figure>"
+        for caption, place in shown
+    )
+    return _section("Pictures", f"<div class='figures'>{figures}</div>" if shown else "")
+
+
+def _clock(name: str) -> int:
+    return int(name.removesuffix(".png").rpartition("-")[2])
+
+
+def _card_table(cards: Sequence[dict[str, Any]]) -> str:
+    if not cards:
+        return ""
+    figures = cards[-1]["card"]
+    return _table(
+        ("figure", "last card"), [(name, f"{value:.4g}") for name, value in figures.items()]
+    )
+
+
+def _card_charts(cards: Sequence[dict[str, Any]]) -> str:
+    return _charts(cards, "card") if len(cards) > 1 else ""
+
+
+def _charts(rows: Sequence[dict[str, Any]], key: str) -> str:
+    names = sorted({name for row in rows for name in row[key]})
+    charts = [
+        line_chart(name, [(row["images_seen"], row[key][name]) for row in rows if name in row[key]])
+        for name in names
+    ]
+    return f"<div class='figures'>{''.join(charts)}</div>" if charts else ""
+
+
+def _speed(ticks: Sequence[dict[str, Any]]) -> str:
+    if not ticks:
+        return ""
+    speed = line_chart("images/s", [(t["images_seen"], t["images_per_s"]) for t in ticks])
+    wait = line_chart("data wait, %", [(t["images_seen"], 100 * t["data_wait"]) for t in ticks])
+    return f"<div class='figures'>{speed}{wait}</div>"
+
+
+def _event_table(events: Sequence[dict[str, Any]]) -> str:
+    rows = [
+        (
+            event["time"].replace("T", " ")[:19],
+            f"{event['images_seen']:,}",
+            event["event"],
+            ", ".join(
+                f"{key}: {value}"
+                for key, value in event.items()
+                if key not in ("time", "images_seen", "event")
+            ),
+        )
+        for event in events
+    ]
+    return _table(("time (UTC)", "images seen", "event", "facts"), rows) if rows else ""
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    def line(cells: Iterable[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+    return f"<table>{line(head, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"

@@ -1,0 +1,240 @@
+"""A run's folder: what is in it, who may go on with it, and the story it tells."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, BinaryIO
+
+import torch
+
+from distgen.core.config import dump_yaml, flatten, parse, parse_yaml
+from distgen.core.errors import UsageError
+from distgen.core.storage import Location
+from distgen.training.job import TrainJob
+
+# What may change between two starts of one run: it moves no weight that has been trained already.
+CHANGEABLE = (
+    "storage",
+    "data.shards",  # the shard set's fingerprint is what must stay
+    "data.decode_threads",
+    "data.prefetch_batches",
+    "data.cache",  # and its budget
+    "training.images",
+    "training.checkpoint_every",
+    "training.evaluate_every",
+    "training.log_every",
+    "training.keep",
+    "scaling.",
+    "evaluation.",
+)
+_PACKAGES = ("distgen", "torch", "ray", "webdataset", "pyarrow", "numpy", "scipy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One point of a run's curves, and what its progress display shows."""
+
+    stage: str
+    """What the run is doing: `train`, `evaluate` or `done`."""
+    images_seen: int
+    images: int
+    """Length of the run."""
+    images_per_s: float = 0.0
+    """Over all ranks, since the last tick."""
+    eta_s: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+    """Means since the last tick, as `<phase>/<term>`."""
+    data_wait: float = 0.0
+    """Share of the time in which the slowest rank waited for pictures."""
+    memory_gib: float = 0.0
+    """Peak memory of rank 0: of its GPU where it has one, else resident."""
+    headline: str = ""
+    """The last quality card's headline figure, such as `FD 21.3`."""
+    detail: str = ""
+    """Progress inside a stage, such as `features 3,000/10,000`."""
+
+
+class RunFolder:
+    """`<storage>/<name>`: every path in it, and its append-only logs."""
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        self.job_file = location / "job.yaml"
+        self.checkpoints = location / "checkpoints"
+        self.samples = location / "samples"
+        self.tensorboard = location / "tensorboard"
+        self.bundle = location / "bundle"
+        self.card = location / "card.json"
+        self.report = location / "report.html"
+        self._metrics = _JsonLines(location / "metrics.jsonl")
+        self._events = _JsonLines(location / "events.jsonl")
+
+    def job(self) -> TrainJob:
+        """The resolved job that this run was started with.
+
+        Raises:
+            UsageError: There is no run here, or its job file has been damaged.
+        """
+        if not self.job_file.is_file():
+            raise UsageError(
+                "This is not a run: it has no job.yaml.",
+                where=str(self.location),
+                remedy="distgen runs ls",
+            )
+        text = self.job_file.read_text()
+        return parse(TrainJob, parse_yaml(text, str(self.job_file)), str(self.job_file))
+
+    def is_finished(self, images: int) -> bool:
+        """Whether the run has reached `images` and its bundle is complete."""
+        config = self.bundle / "config.json"
+        complete = (self.bundle / "manifest.json").is_file() and config.is_file()
+        return complete and int(config.read_json()["images_seen"]) >= images
+
+    def event(self, kind: str, images_seen: int, **facts: Any) -> None:
+        """Add a line to `events.jsonl`: what happened, when, and at which point of the run."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._events.append({"time": now, "event": kind, "images_seen": images_seen, **facts})
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events, oldest first."""
+        return self._events.read()
+
+    def log(self, tick: Tick) -> None:
+        """Add a point to `metrics.jsonl`."""
+        self._metrics.append({"time": round(time.time(), 3), **asdict(tick)})
+
+    def log_card(self, images_seen: int, figures: dict[str, float]) -> None:
+        """Add a quality card's figures to `metrics.jsonl`."""
+        row = {"stage": "card", "images_seen": images_seen, "card": figures}
+        self._metrics.append({"time": round(time.time(), 3), **row})
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All points of the curves, oldest first."""
+        return self._metrics.read()
+
+    def rewind(self, images_seen: int) -> None:
+        """Forget points beyond a restored checkpoint, for they will be drawn again."""
+        self._metrics.rewrite([r for r in self._metrics.read() if r["images_seen"] <= images_seen])
+
+
+class _JsonLines:
+    """A log of JSON objects: appended on a disk, rewritten whole in an object store."""
+
+    def __init__(self, location: Location) -> None:
+        self._location = location
+
+    def append(self, row: dict[str, Any]) -> None:
+        line = json.dumps(row, ensure_ascii=False)
+        if self._location.local is None:
+            self.rewrite([*self.read(), row])
+            return
+        self._location.local.parent.mkdir(parents=True, exist_ok=True)
+        with self._location.local.open("ab+") as file:
+            # A process that was killed while it wrote may have left half a line.
+            if file.tell() and not _ends_line(file):
+                file.write(b"\n")
+            file.write(line.encode() + b"\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        if not self._location.is_file():
+            return []
+        rows = []
+        for line in self._location.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:  # half a line, see append
+                continue
+        return rows
+
+    def rewrite(self, rows: list[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self._location.write_text(text)
+
+
+def _ends_line(file: BinaryIO) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def prepare(job: TrainJob, fingerprint: str, *, fresh: bool = False) -> RunFolder:
+    """The folder for `job`: made, or found fit to be resumed by it.
+
+    Args:
+        job: What is to be trained.
+        fingerprint: The shard set's, which must not change under a run.
+        fresh: Move an existing run of this name aside and start from nothing.
+
+    Raises:
+        UsageError: A run of this name exists and differs in something that cannot change.
+    """
+    run = RunFolder(job.location)
+    if run.job_file.is_file() and fresh:
+        _move_aside(run.location)
+        run = RunFolder(job.location)
+    if run.job_file.is_file():
+        _refuse_if_different(run, job, fingerprint)
+    run.location.make_dir()
+    run.job_file.write_text(dump_yaml(job))
+    (run.location / "env.json").write_json({**environment(), "shards": fingerprint})
+    return run
+
+
+def environment() -> dict[str, Any]:
+    """Versions and devices of this process, for `env.json`."""
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "cuda": torch.version.cuda,
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def difference(old: TrainJob, new: TrainJob) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ and may not, each with both values."""
+    before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
+    keys = sorted(before.keys() | after.keys())
+    return {
+        key: (before.get(key), after.get(key))
+        for key in keys
+        if before.get(key) != after.get(key) and not key.startswith(CHANGEABLE)
+    }
+
+
+def _refuse_if_different(run: RunFolder, job: TrainJob, fingerprint: str) -> None:
+    changes = difference(run.job(), job)
+    environment_file = run.location / "env.json"
+    trained_on = environment_file.read_json()["shards"] if environment_file.is_file() else None
+    if trained_on not in (None, fingerprint):
+        changes["data.shards (contents)"] = (trained_on[:12], fingerprint[:12])
+    if not changes:
+        return
+    lines = [f"{key}: {old!r} in the run, {new!r} now" for key, (old, new) in changes.items()]
+    raise UsageError(
+        f"Run {job.name!r} exists and was started differently:\n    " + "\n    ".join(lines),
+        where=str(run.location),
+        cause="resuming would mix two trainings",
+        remedy="give the run another name (name=...), or start it anew with --fresh "
+        "(the old one is moved aside)",
+    )
+
+
+def _move_aside(location: Location) -> None:
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    aside = location.parent / f"{location.name}.before-{stamp}"
+    location.filesystem.move(location.path, aside.path)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,367 @@
+"""The one training loop: batches in, phases of an objective through, everything else on ticks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from distgen.core.errors import DataError, PreemptedError, TrainingError
+from distgen.core.seeding import derive
+from distgen.core.storage import Location, sha256_of
+from distgen.core.world import World
+from distgen.data import Batch, Stream, has_split, open_shard_set
+from distgen.metrics.card import Card, evaluate_card
+from distgen.models import FAMILIES, build_networks
+from distgen.objectives import build_objective
+from distgen.objectives.base import Noise, TrainBatch
+from distgen.registry.bundle import write_bundle
+from distgen.training import checkpoint, curves, samples
+from distgen.training.collective import Collective
+from distgen.training.ema import EMA
+from distgen.training.job import TrainJob
+from distgen.training.meters import Meters, Reading
+from distgen.training.optim import build_optimizers, learning_rate_at, set_learning_rate
+from distgen.training.report import write_report
+from distgen.training.run import RunFolder, Tick
+
+OnTick = Callable[[Tick], bool]
+"""Called on rank 0 with each point of the curves; True asks the run to stop."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run that reached its length leaves."""
+
+    run: str
+    """Path or URL of the run's folder."""
+    images_seen: int
+    digest: str
+    """SHA-256 of the bundle's manifest: the model's identity."""
+    card: dict[str, Any]
+    """The last quality card."""
+
+
+class Trainer:
+    """One rank's part of a run. Everything that must survive a restart is in `parts`."""
+
+    def __init__(self, job: TrainJob, world: World, device: torch.device, on_tick: OnTick) -> None:
+        self.job = job
+        self.world = world
+        self.device = device
+        self.on_tick = on_tick
+        self.run = RunFolder(job.location)
+        self.collective = Collective(world)
+        self.shard_set = open_shard_set(job.data.shards, "train")
+        shards = job.data.shards
+        self.held_out = open_shard_set(shards, "test") if has_split(shards, "test") else None
+        self.spec = self.shard_set.spec
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(job.training.seed, "initial weights"))
+            networks = build_networks(job.model, self.spec)
+        # Convolutions are a fifth faster in this layout, on CPU cores as on tensor cores.
+        self.networks = {
+            name: network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for name, network in networks.items()
+        }
+        self.served = self.networks[FAMILIES[job.model.family].served]
+        self.ema = EMA(self.served, job.training.ema_half_life)
+        self.objective = build_objective(job.objective, job.model, self.spec)
+        self.optimizers = build_optimizers(self.objective.phases, self.networks, job.training)
+        self.meters = Meters(device)
+        self.images_seen = 0
+        self.last_card: Card | None = None
+        self._stop_wanted = False
+
+        self._restore()
+        # Replicated last: wrapping copies rank 0's restored weights to every rank.
+        self.replicas = self.collective.replicate(self.networks)
+        self.curves = curves.Writer(self.run, self.images_seen) if world.is_main else None
+
+    @property
+    def parts(self) -> dict[str, checkpoint.Part]:
+        """Everything that must survive a restart, by name."""
+        return {
+            **{f"network-{name}": network for name, network in self.networks.items()},
+            **{f"optimizer-{name}": optimizer for name, optimizer in self.optimizers.items()},
+            "ema": self.ema,
+        }
+
+    def train(self) -> Outcome:
+        """Train to the job's length, then evaluate and write the bundle.
+
+        Raises:
+            PreemptedError: A stop was asked for; the checkpoint is written.
+            TrainingError: A loss is no longer a finite number.
+        """
+        config = self.job.training
+        with self._stream() as stream:
+            batches = iter(stream)
+            while self.images_seen < config.images:
+                with self.meters.waiting():
+                    batch = next(batches)
+                before = self.images_seen
+                self.step(batch)
+                self._after_step(before)
+        return self._finish()
+
+    def step(self, batch: Batch) -> None:
+        """One step on one global batch: each phase of the objective once, then the average."""
+        config = self.job.training
+        inputs = self._inputs(batch)
+        rate = learning_rate_at(config, self.images_seen)
+        for phase in self.objective.phases:
+            optimizer = self.optimizers[phase.name]
+            set_learning_rate(optimizer, rate)
+            optimizer.zero_grad(set_to_none=True)
+            train_only(self.networks, phase.networks)
+            networks = {
+                name: (self.replicas if name in phase.networks else self.networks)[name]
+                for name in self.networks
+            }
+            with self._precision():
+                loss, logs = self.objective.loss(phase, networks, inputs)
+            # Exactly one backward: DDP synchronises gradients once per backward, and silently
+            # leaves those of a second one unsynchronised.
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            self.meters.add(phase.name, logs)
+        self.images_seen += config.batch_size
+        self.meters.step(config.batch_size)
+        self.ema.update(self.served, config.batch_size, self.images_seen)
+
+    def _inputs(self, batch: Batch) -> TrainBatch:
+        config = self.job.training
+        images = torch.from_numpy(batch.images_nhwc)
+        labels = torch.from_numpy(batch.labels_n)
+        if self.device.type == "cuda":
+            images, labels = images.pin_memory(), labels.pin_memory()
+        images = images.to(self.device, non_blocking=True)
+        # NHWC bytes seen as NCHW are channels_last already.
+        images = images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+        return TrainBatch(
+            images_nchw=images,
+            labels_n=labels.to(self.device, non_blocking=True) if self.spec.classes else None,
+            noise=Noise(config.seed, self.images_seen, self.world, config.batch_size, self.device),
+            images_seen=self.images_seen,
+        )
+
+    def _stream(self) -> Stream:
+        data, config = self.job.data, self.job.training
+        return Stream(
+            self.shard_set,
+            batch_size=config.batch_size,
+            world=self.world,
+            seed=config.seed,
+            start=self.images_seen,
+            lanes=data.lanes,
+            shuffle_window=data.shuffle_window,
+            decode_threads=data.decode_threads,
+            prefetch_batches=data.prefetch_batches,
+            cache=data.cache,
+            cache_budget_mib=data.cache_budget_mib,
+        )
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        wanted = self.job.training.precision
+        bf16 = wanted == "bf16" or (wanted == "auto" and self.device.type == "cuda")
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16)
+
+    def _after_step(self, before: int) -> None:
+        config, seen = self.job.training, self.images_seen
+        done = seen >= config.images
+        checkpoint_due = crossed(before, seen, config.checkpoint_every) or done
+        evaluation_due = crossed(before, seen, config.evaluate_every) and not done
+        if not (crossed(before, seen, config.tick_every) or checkpoint_due or evaluation_due):
+            return
+        # A tick comes first always: weights are not kept before losses were found finite.
+        stop = self._tick()
+        with self.meters.paused():
+            if checkpoint_due or stop:
+                self._save()
+            if stop and not done:
+                self._stopped()
+            if evaluation_due:
+                self._evaluate()
+
+    def _tick(self) -> bool:
+        reading = self.meters.read(self.collective)
+        broken = [name for name, value in reading.losses.items() if not math.isfinite(value)]
+        if broken:
+            self._event("diverged", losses=broken)
+            raise TrainingError(
+                f"{', '.join(broken)} is not finite at {self.images_seen:,} images.",
+                where=str(self.run.location),
+                cause="the run diverged, most often by a learning rate that is too high",
+                remedy="lower training.learning_rate and start with --fresh; "
+                "the last checkpoint is from before",
+            )
+        return self.collective.agree(self._say(reading))
+
+    def _say(self, reading: Reading) -> bool:
+        """Log a point of the curves on rank 0 and ask whether to stop."""
+        if self.curves is None:
+            return False
+        length = self.job.training.images
+        tick = Tick(
+            stage="train",
+            images_seen=self.images_seen,
+            images=length,
+            images_per_s=reading.images_per_s,
+            eta_s=max(0, length - self.images_seen) / max(reading.images_per_s, 1e-9),
+            losses=reading.losses,
+            data_wait=reading.data_wait,
+            memory_gib=reading.memory_gib,
+            headline=headline(self.last_card),
+        )
+        self.curves.tick(tick)
+        return self.on_tick(tick) or self._stop_wanted
+
+    def _save(self) -> None:
+        if self.world.is_main:
+            checkpoint.save(self.run.checkpoints, self.images_seen, self.parts)
+            checkpoint.prune(self.run.checkpoints, self.job.training.keep)
+            self._event("checkpoint")
+        self.collective.barrier()
+
+    def _restore(self) -> None:
+        def damaged(place: Location, error: DataError) -> None:
+            self._event("damaged checkpoint skipped", checkpoint=place.name, cause=error.what)
+
+        self.images_seen = checkpoint.load_latest(self.run.checkpoints, self.parts, damaged)
+        if self.world.is_main:
+            self.run.rewind(self.images_seen)
+            self._event("resumed" if self.images_seen else "started", ranks=self.world.size)
+        # Nobody prunes or writes before all have read.
+        self.collective.barrier()
+
+    def _stopped(self) -> None:
+        self._event("stopped")
+        raise PreemptedError(
+            f"Stopped at {self.images_seen:,} of {self.job.training.images:,} images; "
+            "the checkpoint is written.",
+            where=str(self.run.location),
+            remedy="the same command goes on from here",
+        )
+
+    def _evaluate(self) -> Card:
+        def progress(detail: str) -> None:
+            if self.world.is_main:
+                tick = Tick(
+                    stage="evaluate",
+                    images_seen=self.images_seen,
+                    images=self.job.training.images,
+                    headline=headline(self.last_card),
+                    detail=detail,
+                )
+                self._stop_wanted |= self.on_tick(tick)
+
+        card = evaluate_card(
+            self.ema.module,
+            self.job.model,
+            self.shard_set,
+            self.held_out,
+            self.job.evaluation,
+            seed=self.job.training.seed,
+            world=self.world,
+            device=self.device,
+            images_seen=self.images_seen,
+            gather=self.collective.gather_rows,
+            on_progress=progress,
+        )
+        self.last_card = card
+        if self.curves is not None:
+            samples.write(
+                self.run, self.ema.module, self.shard_set, self.job, self.images_seen, self.device
+            )
+            self.run.card.write_text(card.model_dump_json(indent=2))
+            self.curves.card(self.images_seen, card)
+            self._event("evaluated", headline=headline(card))
+            write_report(self.run, self.job)
+        self.collective.barrier()
+        return card
+
+    def _finish(self) -> Outcome:
+        card = self._evaluate()
+        digest = ""
+        if self.curves is not None:
+            self.run.bundle.remove()
+            digest = write_bundle(
+                self.run.bundle,
+                model_config=self.job.model,
+                spec=self.spec,
+                state=self.ema.state_dict(),
+                card=card,
+                samples_png=samples.latest(self.run),
+                name=self.job.name,
+                images_seen=self.images_seen,
+            )
+            self._event("finished", digest=digest)
+            write_report(self.run, self.job)
+            self.curves.close()
+            done = Tick(
+                stage="done",
+                images_seen=self.images_seen,
+                images=self.job.training.images,
+                headline=headline(card),
+            )
+            self.on_tick(done)
+        self.collective.barrier()
+        return Outcome(
+            str(self.run.location), self.images_seen, digest, card.model_dump(mode="json")
+        )
+
+    def _event(self, kind: str, **facts: Any) -> None:
+        if self.world.is_main:
+            self.run.event(kind, self.images_seen, **facts)
+
+
+def finished_outcome(run: RunFolder) -> Outcome:
+    """The outcome of a run that reached its length earlier."""
+    return Outcome(
+        run=str(run.location),
+        images_seen=int((run.bundle / "config.json").read_json()["images_seen"]),
+        digest=sha256_of((run.bundle / "manifest.json").read_bytes()),
+        card=run.card.read_json(),
+    )
+
+
+def train_only(networks: Mapping[str, nn.Module], names: Iterable[str]) -> None:
+    """Let gradients reach the named networks and no others."""
+    wanted = set(names)
+    for name, network in networks.items():
+        network.requires_grad_(name in wanted)
+
+
+def crossed(before: int, after: int, every: int) -> bool:
+    """Whether a multiple of `every` lies in `(before, after]`."""
+    return after // every > before // every
+
+
+def headline(card: Card | None) -> str:
+    """A card's headline figure in a few characters, such as `FD 21.3`."""
+    return f"{card.headline_name} {card.headline:.4g}" if card else ""
+
+
+def train(
+    job: TrainJob,
+    *,
+    world: World = World(),  # noqa: B008 - frozen
+    device: torch.device | None = None,
+    on_tick: OnTick = lambda _: False,
+) -> Outcome:
+    """Train one rank of `job`; where `world.size > 1`, torch.distributed must be initialised.
+
+    Args:
+        job: What is trained; its run folder must have been prepared.
+        world: This rank among its peers.
+        device: Where to compute; by default the CPU.
+        on_tick: Called on rank 0 with each point of the curves; True asks for a stop.
+    """
+    return Trainer(job, world, device or torch.device("cpu"), on_tick).train()

@@ -1,0 +1,22 @@
+"""What every test may stand on: a small set of real pictures, built once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Networks in tests are tiny: a second thread costs more in waiting than it computes. Processes
+# that tests start read the variable; this one has it before torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from distgen.data import build
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The built-in digits as a shard set with a train and a test split."""
+    folder: Path = tmp_path_factory.mktemp("shards") / "digits"
+    build("digits", str(folder))
+    return str(folder)

@@ -1,0 +1,47 @@
+import math
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from distgen.objectives.base import Phase
+from distgen.training.job import TrainingConfig
+from distgen.training.optim import build_optimizers, learning_rate_at, set_learning_rate
+
+
+def config(**values) -> TrainingConfig:
+    return TrainingConfig(**{"images": 1000, "batch_size": 10, "learning_rate": 0.1, **values})
+
+
+def test_constant_schedule_stays():
+    assert {learning_rate_at(config(), seen) for seen in (0, 500, 5000)} == {0.1}
+
+
+def test_warm_up_rises_linearly_and_its_first_step_moves():
+    warm = config(warmup_images=100)
+    rates = [learning_rate_at(warm, seen) for seen in range(0, 110, 10)]
+    assert 0 < rates[0] < rates[1]
+    steps = [b - a for a, b in pairwise(rates)]
+    assert all(math.isclose(step, steps[0], rel_tol=1e-6) for step in steps)
+    assert rates[10] == 0.1
+
+
+def test_cosine_falls_to_zero_at_the_end_and_stays_there():
+    cosine = config(schedule="cosine", warmup_images=200)
+    assert learning_rate_at(cosine, 200) == 0.1
+    assert math.isclose(learning_rate_at(cosine, 600), 0.05)
+    assert learning_rate_at(cosine, 1000) < 1e-12
+    assert learning_rate_at(cosine, 2000) < 1e-12
+
+
+def test_each_phase_has_an_optimiser_over_its_own_networks_only():
+    networks = {"a": nn.Linear(2, 2), "b": nn.Linear(3, 3)}
+    optimizers = build_optimizers([Phase("p", ("a",)), Phase("q", ("a", "b"))], networks, config())
+    counts = {
+        name: sum(parameter.numel() for group in o.param_groups for parameter in group["params"])
+        for name, o in optimizers.items()
+    }
+    assert counts == {"p": 6, "q": 18}
+    set_learning_rate(optimizers["p"], 0.5)
+    assert [group["lr"] for group in optimizers["p"].param_groups] == [0.5]
+    assert torch.is_tensor(optimizers["p"].param_groups[0]["params"][0])

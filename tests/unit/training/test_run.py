@@ -1,0 +1,76 @@
+import pytest
+
+from distgen.core.errors import UsageError
+from distgen.training.run import RunFolder, Tick, prepare
+
+
+def test_the_same_job_may_go_on_and_a_longer_or_wider_one_too(make_job):
+    job = make_job("vae")
+    prepare(job, "fingerprint")
+    longer = job.model_copy(
+        update={
+            "training": job.training.model_copy(update={"images": 9999, "checkpoint_every": 1}),
+            "scaling": job.scaling.model_copy(update={"workers": 2}),
+        }
+    )
+    run = prepare(longer, "fingerprint")
+    assert run.job() == longer
+
+
+def test_a_different_job_is_refused_with_its_differences(make_job):
+    job = make_job("vae", learning_rate=1e-3)
+    prepare(job, "fingerprint")
+    other = make_job("vae", learning_rate=2e-3)
+    with pytest.raises(UsageError) as caught:
+        prepare(other, "fingerprint")
+    assert "training.learning_rate: 0.001 in the run, 0.002 now" in caught.value.what
+    assert "images" not in caught.value.what
+    assert RunFolder(job.location).job() == job, "a refusal must change nothing"
+
+
+def test_other_pictures_under_the_same_path_are_refused(make_job):
+    prepare(make_job("vae"), "one")
+    with pytest.raises(UsageError, match=r"data\.shards"):
+        prepare(make_job("vae"), "another")
+
+
+def test_fresh_moves_the_old_run_aside_and_loses_nothing(make_job):
+    job = make_job("vae")
+    old = prepare(job, "fingerprint")
+    old.event("started", 0)
+    new = prepare(make_job("vae", learning_rate=0.5), "fingerprint", fresh=True)
+    assert new.events() == []
+    kept = [p for p in new.location.parent.list() if p.name.startswith(f"{job.name}.before-")]
+    assert len(kept) == 1
+    assert RunFolder(kept[0]).events()[0]["event"] == "started"
+
+
+def test_logs_survive_a_line_that_was_cut_by_a_kill(make_job):
+    run = prepare(make_job("vae"), "fingerprint")
+    run.event("started", 0)
+    with (run.location.local / "events.jsonl").open("a") as file:
+        file.write('{"event": "chec')
+    assert [event["event"] for event in run.events()] == ["started"]
+
+
+def test_an_event_after_a_cut_line_is_not_lost(make_job):
+    run = prepare(make_job("vae"), "fingerprint")
+    with (run.location.local / "events.jsonl").open("a") as file:
+        file.write('{"event": "chec')
+    run.event("resumed", 32)
+    assert [event["event"] for event in run.events()] == ["resumed"]
+
+
+def test_rewinding_forgets_points_beyond_the_restored_clock(make_job):
+    run = prepare(make_job("vae"), "fingerprint")
+    for seen in (32, 64, 96):
+        run.log(Tick("train", seen, 320))
+    run.rewind(64)
+    assert [row["images_seen"] for row in run.metrics()] == [32, 64]
+
+
+def test_what_is_not_a_run_is_refused(tmp_path):
+    from distgen.core.storage import locate
+
+    with pytest.raises(UsageError, match=r"no job\.yaml"):
+        RunFolder(locate(tmp_path)).job()

@@ -1,0 +1,152 @@
+"""The loop on real pictures, in one process: resume, stop, divergence, and what a run leaves."""
+
+import io
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from distgen.core.errors import PreemptedError, TrainingError
+from distgen.core.storage import locate
+from distgen.registry.bundle import load_bundle
+from distgen.training import checkpoint
+from distgen.training.run import Tick
+from distgen.training.trainer import crossed, finished_outcome, train, train_only
+
+FAMILIES = ("gan", "vae", "rvae")
+
+
+class StopAt:
+    """Asks for a stop once the clock has reached a number of images."""
+
+    def __init__(self, images_seen: int) -> None:
+        self.images_seen = images_seen
+
+    def __call__(self, tick: Tick) -> bool:
+        return tick.images_seen >= self.images_seen
+
+
+def weights(run) -> dict[str, bytes]:
+    newest = checkpoint.complete(run.checkpoints)[-1]
+    return {
+        place.name: place.read_bytes()
+        for place in newest.list()
+        if place.name.endswith(".safetensors")
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("stop_at", [32, 160])
+def test_resume_equals_uninterrupted(family, stop_at, make_job, start):
+    whole = start(make_job(family, "whole"))
+    train(whole.job())
+    broken = start(make_job(family, "broken"))
+    with pytest.raises(PreemptedError) as caught:
+        train(broken.job(), on_tick=StopAt(stop_at))
+    assert caught.value.exit_code == 75
+    train(broken.job())
+    assert weights(broken) == weights(whole)
+    losses = [[row["losses"] for row in r.metrics() if row["stage"] == "train"]
+              for r in (whole, broken)]  # fmt: skip
+    assert losses[0] == losses[1], "the curves of a resumed run must be those of a whole one"
+
+
+def test_two_seeds_give_two_models(make_job, start):
+    runs = [start(make_job("vae", f"s{seed}", seed=seed)) for seed in (0, 1)]
+    for run in runs:
+        train(run.job())
+    assert weights(runs[0]) != weights(runs[1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_finished_run_leaves_all_that_it_promises(family, make_job, start):
+    run = start(make_job(family, evaluate_every=160))
+    outcome = train(run.job())
+    names = {place.name for place in run.location.list()}
+    assert names >= {
+        "job.yaml", "env.json", "events.jsonl", "metrics.jsonl", "card.json", "report.html",
+        "checkpoints", "samples", "tensorboard", "bundle",
+    }  # fmt: skip
+    for name in ("reals.png", "fakes-000000000160.png", "fakes-000000000320.png"):
+        Image.open(io.BytesIO((run.samples / name).read_bytes())).verify()
+    assert [e["event"] for e in run.events()] == [
+        "started", "checkpoint", "evaluated", "checkpoint", "checkpoint", "checkpoint",
+        "evaluated", "finished",
+    ]  # fmt: skip
+    assert len(checkpoint.complete(run.checkpoints)) == run.job().training.keep
+    assert run.is_finished(320)
+    assert not run.is_finished(321)
+    assert finished_outcome(run) == outcome
+    assert load_bundle(run.bundle).digest == outcome.digest
+    report = run.report.read_text()
+    assert "http://" not in report.replace("http://www.w3.org", "")
+    assert "data:image/png;base64," in report
+
+
+def test_the_bundle_holds_the_average_not_the_last_weights(make_job, start):
+    run = start(make_job("vae"))
+    train(run.job())
+    newest = checkpoint.complete(run.checkpoints)[-1].local
+    average = load_file(newest / "ema.safetensors")
+    last = load_file(newest / "network-model.safetensors")
+    served = load_file(run.bundle.local / "model.safetensors")
+    assert all(torch.equal(served[name], average[name]) for name in average)
+    assert any(not torch.equal(served[name], last[name]) for name in last)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+    make_job, start
+):
+    run = start(make_job("vae", learning_rate=1e18, checkpoint_every=32, log_every=32))
+    with pytest.raises(TrainingError) as caught:
+        train(run.job())
+    assert "not finite" in caught.value.what
+    assert "learning_rate" in str(caught.value)
+    assert run.events()[-1]["event"] == "diverged"
+    for place in checkpoint.complete(run.checkpoints):
+        for name in ("network-model", "ema"):
+            tensors = load_file(place.local / f"{name}.safetensors")
+            assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+
+
+def test_a_damaged_checkpoint_costs_one_interval_and_is_told(make_job, start):
+    whole = start(make_job("vae", "whole"))
+    train(whole.job())
+    run = start(make_job("vae", "damaged"))
+    with pytest.raises(PreemptedError):
+        train(run.job(), on_tick=StopAt(224))
+    newest = checkpoint.complete(run.checkpoints)[-1] / "ema.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    train(run.job())
+    assert "damaged checkpoint skipped" in [event["event"] for event in run.events()]
+    assert weights(run) == weights(whole)
+
+
+def test_a_longer_job_goes_on_from_a_finished_run(make_job, start):
+    run = start(make_job("vae", images=160))
+    train(run.job())
+    longer = start(make_job("vae", images=320))
+    outcome = train(longer.job())
+    assert outcome.images_seen == 320
+    whole = start(make_job("vae", "whole", images=320))
+    train(whole.job())
+    assert weights(longer) == weights(whole)
+
+
+def test_only_the_networks_of_a_phase_can_learn_in_it():
+    networks = {"a": torch.nn.Linear(1, 1), "b": torch.nn.Linear(1, 1)}
+    train_only(networks, ["b"])
+    assert not networks["a"].weight.requires_grad
+    assert networks["b"].weight.requires_grad
+
+
+def test_intervals_fire_once_however_the_steps_fall():
+    clock = [(seen, seen + 48) for seen in range(0, 960, 48)]
+    fired = [after for before, after in clock if crossed(before, after, 100)]
+    assert len(fired) == 960 // 100
+    assert all(after % 100 < 48 for after in fired)
+
+
+def test_what_is_not_in_the_storage_is_not_made_up(tmp_path):
+    assert checkpoint.complete(locate(tmp_path) / "no-run") == []
