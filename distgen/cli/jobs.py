@@ -1,0 +1,203 @@
+"""`distgen submit` and `distgen jobs`: job files on a cluster."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from distgen.cli.console import console, err_console, print_json
+
+if TYPE_CHECKING:
+    from distgen.launch.submit import JobInfo, Jobs
+
+app = typer.Typer(help="Look at and stop jobs on a cluster.", no_args_is_help=True)
+
+_ADDRESS = Annotated[
+    str | None,
+    typer.Option(
+        help="The cluster's dashboard, such as http://head:8265; without it, the cluster that "
+        "`distgen cluster up` started."
+    ),
+]
+_ID = Annotated[str, typer.Argument(metavar="ID", help="A job's id, as `distgen jobs ls` shows.")]
+_JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def submit(
+    job_file: Annotated[str, typer.Argument(metavar="JOB", help="A job file, train or tune.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as training.images=100000."),
+    ] = None,
+    address: _ADDRESS = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show its output, and end with its exit code.")
+    ] = False,
+    as_json: _JSON = False,
+) -> None:
+    """Run a job file on a cluster.
+
+    The file is checked here, and is all that is uploaded: distgen must be installed on the
+    cluster. Relative paths in it are made absolute here, and must be there on the cluster too.
+    """
+    from distgen.cli.kinds import read_job
+    from distgen.core.config import dump_yaml
+    from distgen.launch.submit import Jobs, is_on_this_machine
+
+    job = _with_absolute_paths(read_job(job_file, overrides or []))
+    jobs = Jobs(address)
+    if is_on_this_machine(jobs.url):
+        _require_shards(job)
+    job_id = jobs.submit(dump_yaml(job), name=job.name, kind=job.kind)
+    if as_json:
+        print_json({"id": job_id, "address": jobs.url})
+    else:
+        console.print(f"[bold]{job_id}[/bold] is submitted to {jobs.url}", soft_wrap=True)
+        for key, place in _places(job).items():
+            console.print(f"  {key:<12}{place}", soft_wrap=True)
+        if not follow:
+            console.print(f"  follow      distgen jobs logs {job_id} --follow{_option(address)}")
+            console.print(f"  stop        distgen jobs stop {job_id}{_option(address)}")
+    if follow:
+        _follow(jobs, job_id, address)
+
+
+@app.command()
+def ls(address: _ADDRESS = None, as_json: _JSON = False) -> None:
+    """List the cluster's jobs, newest first."""
+    from distgen.launch.submit import Jobs
+
+    found = Jobs(address).list()
+    if as_json:
+        print_json([asdict(job) for job in found])
+        return
+    if not found:
+        console.print("No job has been submitted to this cluster.  (distgen submit JOB)")
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("id", "kind", "status", "started", "time", "exit"):
+        table.add_column(heading, no_wrap=True)
+    for job in found:
+        code = "" if job.exit_code is None else str(job.exit_code)
+        table.add_row(job.id, job.kind, job.status, _when(job.started), _duration(job), code)
+    console.print(table)
+
+
+@app.command()
+def status(job_id: _ID, address: _ADDRESS = None, as_json: _JSON = False) -> None:
+    """Say how one job stands."""
+    from distgen.launch.submit import Jobs
+
+    job = Jobs(address).info(job_id)
+    if as_json:
+        print_json(asdict(job))
+        return
+    console.print(f"[bold]{job.id}[/bold]  {job.status}")
+    console.print(f"  kind      {job.kind or 'not one of distgen'}")
+    console.print(f"  started   {_when(job.started)}")
+    console.print(f"  time      {_duration(job)}")
+    if job.exit_code is not None:
+        console.print(f"  exit      {job.exit_code}")
+    if job.status == "FAILED" and job.message:
+        console.print(f"  message   {job.message.strip()}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def logs(
+    job_id: _ID,
+    address: _ADDRESS = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job ends, with its exit code.")
+    ] = False,
+) -> None:
+    """Print what a job has printed."""
+    from distgen.launch.submit import Jobs
+
+    jobs = Jobs(address)
+    if follow:
+        _follow(jobs, job_id, address)
+        return
+    _write(jobs.logs(job_id))
+
+
+@app.command()
+def stop(
+    job_id: _ID,
+    address: _ADDRESS = None,
+    wait: Annotated[
+        bool, typer.Option(help="Wait until it has written its checkpoint and ended.")
+    ] = True,
+) -> None:
+    """Stop a job: it writes a checkpoint, and the same job file goes on from there."""
+    from distgen.launch.submit import Jobs
+
+    jobs = Jobs(address)
+    if not jobs.stop(job_id):
+        console.print(f"{job_id} had ended already.")
+        return
+    if wait:
+        with err_console.status(f"waiting for {job_id} to write its checkpoint ..."):
+            jobs.wait(job_id)
+    console.print(f"{job_id} is {'stopped' if wait else 'stopping'}.")
+
+
+def _follow(jobs: Jobs, job_id: str, address: str | None) -> None:
+    try:
+        job = jobs.follow(job_id, _write)
+    except KeyboardInterrupt:
+        err_console.print(f"\n{job_id} goes on without you.")
+        err_console.print(f"  follow    distgen jobs logs {job_id} --follow{_option(address)}")
+        err_console.print(f"  stop      distgen jobs stop {job_id}{_option(address)}")
+        raise
+    if job.outcome:
+        err_console.print(f"{job_id} ended as {job.status}.")
+        if job.exit_code is None and job.message:
+            err_console.print(job.message.strip(), markup=False, soft_wrap=True)
+        raise typer.Exit(job.outcome)
+
+
+def _with_absolute_paths(job: Any) -> Any:
+    if job.kind == "tune":
+        from distgen.tune.job import with_absolute_paths
+
+        return with_absolute_paths(job)
+    from distgen.launch.train import with_absolute_paths as absolute
+
+    return absolute(job)
+
+
+def _places(job: Any) -> dict[str, str]:
+    train = job.train if job.kind == "tune" else job
+    return {"shards": train.data.shards, "storage": job.storage}
+
+
+def _require_shards(job: Any) -> None:
+    """On this machine a missing shard set is found before the job is sent."""
+    from distgen.data import open_shard_set
+
+    open_shard_set(_places(job)["shards"], "train")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _option(address: str | None) -> str:
+    return f" --address {address}" if address else ""
+
+
+def _when(seconds: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else "-"
+
+
+def _duration(job: JobInfo) -> str:
+    if job.started is None:
+        return "-"
+    seconds = int((job.ended or time.time()) - job.started)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

@@ -1,0 +1,402 @@
+"""A Ray cluster of separate node processes on this machine: up, status, down.
+
+Every node is a `ray start --block` in a session of its own. The state file lists them (process
+id and start time) from the moment before the first is started, so that `down` finds what an
+interrupted `up` has left behind, and ends that and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from distgen.core.errors import DistgenError, UsageError
+from distgen.core.storage import locate
+from distgen.launch import auth
+from distgen.launch.environment import temp_root
+
+GCS_PORT = 6379
+DASHBOARD_PORT = 8265
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 20.0
+
+JOB_STOP_WAIT_S = 120
+"""Seconds between a job's SIGTERM and its SIGKILL: time for a checkpoint."""
+
+MARK = "DISTGEN_CLUSTER"
+"""Environment variable by which every process of a cluster can be told, whoever started it."""
+
+OBJECT_STORE_SHARE = 0.3
+"""Part of the machine's memory that all object stores may take together; Ray's own default."""
+
+
+@dataclass(frozen=True)
+class NodeProcess:
+    """A `ray start --block`, told apart from a later process with the same id by its start."""
+
+    pid: int
+    started: float
+    """Seconds since the epoch, as the kernel gives them."""
+    log: str
+
+    def process(self) -> psutil.Process | None:
+        """The process, or None where it has ended."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 1
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+@dataclass
+class ClusterState:
+    """What `up` has started, as its state file keeps it."""
+
+    address: str
+    """host:port of the GCS, for `--address` of `train` and `tune`."""
+    dashboard_url: str
+    """For `--address` of `submit` and `jobs`, and for a browser on this machine."""
+    temp_dir: str
+    cpus_per_node: float
+    gpus_per_node: float
+    complete: bool = False
+    """Whether all nodes have come up."""
+    nodes: list[NodeProcess] = field(default_factory=list)
+    """The head first."""
+
+    def alive(self) -> list[NodeProcess]:
+        """The nodes whose process still runs."""
+        return [node for node in self.nodes if node.process() is not None]
+
+
+@dataclass(frozen=True)
+class ClusterStatus:
+    """What `distgen cluster status` says."""
+
+    state: ClusterState | None
+    nodes_alive: int = 0
+    nodes_registered: int = 0
+    cpus: float = 0.0
+    gpus: float = 0.0
+    answers: bool = False
+    """Whether the dashboard answers with this user's token."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every node that was started runs and is known to the head."""
+        wanted = len(self.state.nodes) if self.state else 0
+        return bool(self.answers and wanted == self.nodes_alive == self.nodes_registered)
+
+
+def _silent(text: str) -> None:
+    """Nobody is waiting for progress."""
+
+
+def state_file() -> Path:
+    """Where the state is kept: `$XDG_STATE_HOME/distgen/cluster.json`."""
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "distgen" / "cluster.json"
+
+
+def read_state() -> ClusterState | None:
+    """The cluster that `up` started and `down` has not ended; None where there is none.
+
+    Raises:
+        UsageError: The state file is damaged.
+    """
+    path = state_file()
+    if not path.is_file():
+        return None
+    try:
+        raw = json.loads(path.read_text())
+        nodes = [NodeProcess(**node) for node in raw.pop("nodes")]
+        return ClusterState(**raw, nodes=nodes)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(
+            "The cluster's state file cannot be read.",
+            where=str(path),
+            cause=str(error),
+            remedy=f"look for `ray start` processes, end them, and remove {path}",
+        ) from error
+
+
+def up(
+    nodes: int,
+    *,
+    cpus_per_node: float | None = None,
+    gpus_per_node: float = 0,
+    port: int | None = None,
+    dashboard_port: int | None = None,
+    on_progress: Callable[[str], None] = _silent,
+) -> ClusterState:
+    """Start a cluster of `nodes` node processes with the token in force.
+
+    Args:
+        nodes: Number of nodes, the head included; each is a raylet of its own.
+        cpus_per_node: What each node offers; by default this machine's cores, shared equally.
+        gpus_per_node: What each node offers.
+        port: The GCS's; by default 6379, or a free one where that is taken.
+        dashboard_port: By default 8265, or a free one where that is taken.
+        on_progress: Told what is being waited for.
+
+    Raises:
+        UsageError: A cluster of this user runs already, or a port that was asked for is taken.
+        DistgenError: A node did not come up; what had been started has been ended.
+    """
+    if nodes < 1:
+        raise UsageError(f"A cluster has at least one node, not {nodes}.")
+    _refuse_second_cluster()
+    auth.ensure_token()
+    state = ClusterState(
+        address=f"{_own_address()}:{_choose_port(port, GCS_PORT)}",
+        dashboard_url=f"http://127.0.0.1:{_choose_port(dashboard_port, DASHBOARD_PORT)}",
+        temp_dir=str(_new_temp_dir()),
+        cpus_per_node=cpus_per_node or max(1, (os.cpu_count() or 1) // nodes),
+        gpus_per_node=gpus_per_node,
+    )
+    try:
+        for index in range(nodes):
+            on_progress("head" if index == 0 else f"node {index + 1} of {nodes}")
+            _start_node(state, index, nodes)
+            if index == 0:
+                _wait_for(state, lambda seen: seen.answers)
+        on_progress("all nodes to register")
+        _wait_for(state, lambda seen: seen.healthy)
+    except BaseException:
+        _end(state)
+        raise
+    state.complete = True
+    _write(state)
+    return state
+
+
+def status() -> ClusterStatus:
+    """What runs of the cluster that `up` started."""
+    state = read_state()
+    return ClusterStatus(None) if state is None else _inspect(state)
+
+
+def down(on_progress: Callable[[str], None] = _silent) -> int:
+    """End the cluster that `up` started: its processes, their sockets and its logs.
+
+    Returns:
+        The number of processes that were ended; 0 where nothing ran.
+    """
+    state = read_state()
+    return 0 if state is None else _end(state, on_progress)
+
+
+def _refuse_second_cluster() -> None:
+    state = read_state()
+    if state is None:
+        return
+    if not state.alive():  # died, or the machine was restarted
+        _end(state)
+        return
+    raise UsageError(
+        "A cluster of yours runs on this machine already."
+        if state.complete
+        else "A start of a cluster was interrupted, and some of its processes run.",
+        where=f"{state.address}, dashboard {state.dashboard_url}",
+        remedy="use it (--address auto), or end it: distgen cluster down",
+    )
+
+
+def _start_node(state: ClusterState, index: int, nodes: int) -> None:
+    log = Path(state.temp_dir) / f"node-{index}.log"
+    memory = int(psutil.virtual_memory().total * OBJECT_STORE_SHARE / nodes)
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
+        *("--num-cpus", f"{state.cpus_per_node:g}", "--num-gpus", f"{state.gpus_per_node:g}"),
+        *("--object-store-memory", str(memory), "--temp-dir", state.temp_dir),
+        # Ray's fixed range of worker ports would be shared by all nodes of this machine.
+        *("--min-worker-port", "0", "--max-worker-port", "0"),
+        # Two agents on one machine cannot listen on the same port either.
+        *("--dashboard-agent-listen-port", str(_free_port())),
+        *(_head_flags(state) if index == 0 else ["--address", state.address]),
+        *([] if index == 0 else ["--include-log-monitor", "false"]),  # one per machine
+    ]
+    _write(state)
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603  (our own interpreter, no shell)
+            command,
+            env=_node_environment(state.temp_dir),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C in this terminal is not theirs
+            cwd=state.temp_dir,
+        )
+    started = psutil.Process(process.pid).create_time()
+    state.nodes.append(NodeProcess(process.pid, started, str(log)))
+    _write(state)
+
+
+def _head_flags(state: ClusterState) -> list[str]:
+    host, _, port = state.address.rpartition(":")
+    return [
+        *("--head", "--node-ip-address", host, "--port", port),
+        *("--dashboard-host", "127.0.0.1"),
+        *("--dashboard-port", state.dashboard_url.rpartition(":")[2]),
+        *("--ray-client-server-port", str(_free_port())),
+    ]
+
+
+def _node_environment(temp_dir: str) -> dict[str, str]:
+    folder = str(Path(sys.executable).parent)
+    return {
+        **os.environ,
+        MARK: temp_dir,
+        # Jobs start `python`: it must be the one that has distgen.
+        "PATH": folder + os.pathsep + os.environ.get("PATH", ""),
+        "RAY_AUTH_MODE": "token",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # `down` ends all nodes: none moves its work
+        "RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_WAIT_S),
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+
+
+def _wait_for(state: ClusterState, condition: Callable[[ClusterStatus], bool]) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not condition(_inspect(state)):
+        dead = [node for node in state.nodes if node.process() is None]
+        if dead or time.monotonic() > deadline:
+            node = dead[0] if dead else state.nodes[-1]
+            raise DistgenError(
+                "A node of the cluster did not come up."
+                if dead
+                else f"The cluster was not ready after {START_TIMEOUT_S:g} s.",
+                cause=_last_lines(Path(node.log)),
+                remedy="distgen doctor",
+            )
+        time.sleep(0.2)
+
+
+def _inspect(state: ClusterState) -> ClusterStatus:
+    summary = _get_json(f"{state.dashboard_url}/nodes?view=summary")
+    rows = summary["data"]["summary"] if summary else []
+    raylets = [row["raylet"] for row in rows if row["raylet"].get("state") == "ALIVE"]
+    totals = [raylet.get("resourcesTotal", {}) for raylet in raylets]
+    return ClusterStatus(
+        state=state,
+        nodes_alive=len(state.alive()),
+        nodes_registered=len(raylets),
+        cpus=sum(total.get("CPU", 0.0) for total in totals),
+        gpus=sum(total.get("GPU", 0.0) for total in totals),
+        answers=summary is not None,
+    )
+
+
+def _get_json(url: str) -> Any:
+    try:
+        # The token goes to loopback only, and never through a proxy.
+        with httpx.Client(trust_env=False, timeout=5.0) as client:
+            headers = {"Authorization": f"Bearer {auth.read_token()}"}
+            return client.get(url, headers=headers).raise_for_status().json()
+    except (httpx.HTTPError, ValueError):
+        return None
+
+
+def _end(state: ClusterState, on_progress: Callable[[str], None] = _silent) -> int:
+    """SIGTERM to the nodes, the head last; SIGKILL to what is left of their trees."""
+    family = {process.pid: process for process in _family(state)}
+    for node in reversed(state.nodes):
+        process = node.process()
+        if process is None:
+            continue
+        on_progress(f"process {node.pid}")
+        family.update({child.pid: child for child in _tree(process)})
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signal.SIGTERM)
+            process.wait(STOP_TIMEOUT_S)
+    family.update({process.pid: process for process in _family(state)})
+    _, left = psutil.wait_procs(list(family.values()), timeout=1.0)
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(left, timeout=STOP_TIMEOUT_S)
+    shutil.rmtree(state.temp_dir, ignore_errors=True)
+    state_file().unlink(missing_ok=True)
+    return len(family)
+
+
+def _tree(process: psutil.Process) -> Iterator[psutil.Process]:
+    yield process
+    with contextlib.suppress(psutil.Error):
+        yield from process.children(recursive=True)
+
+
+def _family(state: ClusterState) -> Iterator[psutil.Process]:
+    """Processes of this cluster by the mark in their environment.
+
+    Where a node was killed outright its children have lost their parent, and the process tree
+    no longer leads to them; the mark, whose value is random, still does.
+    """
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(MARK) == state.temp_dir and process.pid != os.getpid():
+                yield process
+
+
+def _write(state: ClusterState) -> None:
+    locate(state_file()).write_json(asdict(state))
+
+
+def _new_temp_dir() -> Path:
+    path = temp_root() / f"c{uuid.uuid4().hex[:6]}"
+    path.mkdir(mode=0o700)
+    return path
+
+
+def _own_address() -> str:
+    from ray.util import get_node_ip_address
+
+    return str(get_node_ip_address())
+
+
+def _choose_port(asked: int | None, usual: int) -> int:
+    if asked is None:
+        return usual if _is_free(usual) else _free_port()
+    if not _is_free(asked):
+        raise UsageError(
+            f"Port {asked} is taken on this machine.", remedy="leave it out, and a free one is used"
+        )
+    return asked
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+        return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def _last_lines(path: Path, count: int = 8) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines() if path.is_file() else []
+    return "\n    ".join(lines[-count:]) or "it wrote nothing"

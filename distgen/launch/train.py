@@ -1,0 +1,272 @@
+"""A train job on Ray: workers started, watched, restarted after faults, and stopped gently."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import asdict
+from typing import Any
+
+import ray.train
+from ray.train import FailureConfig, Result, RunConfig
+from ray.train import ScalingConfig as RayScalingConfig
+from ray.train.torch import TorchTrainer
+
+from distgen.core.errors import DistgenError, PreemptedError, TrainingError, UsageError
+from distgen.core.storage import Location, locate
+from distgen.data import open_shard_set
+from distgen.launch.cluster import Connection, Room, connect, slots
+from distgen.launch.telemetry import News, Telemetry
+from distgen.launch.worker import (
+    GiveUpOnKnownErrors,
+    InterfaceTorchConfig,
+    RankConfig,
+    root_cause,
+    run_rank,
+    unwrap,
+)
+from distgen.training.job import ScalingConfig, TrainJob
+from distgen.training.local import stop_on_signals
+from distgen.training.run import RunFolder, prepare
+from distgen.training.trainer import OnTick, Outcome, finished_outcome
+
+POLL_S = 0.5
+START_ATTEMPTS = 10
+"""Times that Ray waits a minute for a place in a busy cluster."""
+
+_logger = logging.getLogger(__name__)
+
+
+def run(
+    job: TrainJob,
+    *,
+    address: str | None = None,
+    on_tick: OnTick = lambda _: False,
+    on_message: Callable[[str], None] = _logger.warning,
+    stop: threading.Event | None = None,
+    fresh: bool = False,
+) -> Outcome:
+    """Train `job` on its Ray Train workers; the same call again resumes, or finds it finished.
+
+    The first SIGINT or SIGTERM lets the ranks write a checkpoint and ends with `PreemptedError`;
+    the second SIGINT ends at once, which costs the images since the last checkpoint.
+
+    Args:
+        job: What is trained, with `scaling.workers` of at least 1.
+        address: A Ray cluster as `cluster.connect` takes it; None starts a private one.
+        on_tick: Called in this process with each point of the curves; True asks for a stop.
+        on_message: Told in words what a tick does not say: a lost worker, a full cluster.
+        stop: Another way to ask for a stop, from another thread.
+        fresh: Move an existing run of this name aside and start from nothing.
+
+    Raises:
+        UsageError: The shard set is missing, the workers can never fit, or the run's folder
+            belongs to a different job.
+        PreemptedError: The run was asked to stop, and its checkpoint is written.
+        TrainingError: The run was given up.
+    """
+    job = with_absolute_paths(job)
+    shard_set = open_shard_set(job.data.shards, "train")
+    folder = prepare(job, shard_set.fingerprint, fresh=fresh)
+    if folder.is_finished(job.training.images):
+        return finished_outcome(folder)
+    with connect(address) as connection:
+        require_room(job.scaling, connection.room())
+        return _Launch(job, folder, connection, on_tick, on_message).run(stop)
+
+
+def with_absolute_paths(job: TrainJob) -> TrainJob:
+    """The same job, its relative paths resolved here: workers have working folders of their own."""
+    data = job.data.model_copy(update={"shards": locate(job.data.shards).url})
+    return job.model_copy(update={"storage": locate(job.storage).url, "data": data})
+
+
+def require_room(scaling: ScalingConfig, room: Room) -> None:
+    """Refuse workers that the cluster can never give, before Ray waits for them.
+
+    Raises:
+        UsageError: Says what was asked for, what there is, and how many would fit.
+    """
+    need = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
+    fit = slots(room.nodes, need)
+    if fit >= scaling.workers or room.can_grow:
+        return
+    each = f"{scaling.cpus_per_worker:g} CPUs"
+    if scaling.gpus_per_worker:
+        each += f" and {scaling.gpus_per_worker:g} GPUs"
+    smaller = f"scaling.workers={fit}" if fit else "fewer CPUs or GPUs per worker"
+    raise UsageError(
+        f"scaling.workers: {scaling.workers} workers with {each} each do not fit into this "
+        f"cluster, which has {room}.",
+        cause=f"there is room for {fit} of them",
+        remedy=f"{smaller}, or a larger cluster (--address, `distgen cluster up --nodes N`)",
+    )
+
+
+class _Launch:
+    """One launch of a run: from the first worker to the last message."""
+
+    def __init__(
+        self,
+        job: TrainJob,
+        folder: RunFolder,
+        connection: Connection,
+        on_tick: OnTick,
+        on_message: Callable[[str], None],
+    ) -> None:
+        self._job = job
+        self._folder = folder
+        self._connection = connection
+        self._on_tick = on_tick
+        self._on_message = on_message
+        self._attempts = 0
+        self._announced = 0
+        self._images_seen = 0
+
+    def run(self, stop: threading.Event | None) -> Outcome:
+        telemetry = Telemetry.start()
+        # Ray restores what it finds under a run's name. Our checkpoints are in the run's folder,
+        # and Ray has to know nothing: a new folder each time, and none left behind.
+        storage = (self._folder.location / "ray" / uuid.uuid4().hex[:8]).make_dir()
+        try:
+            with stop_on_signals() as signalled:
+                fit = _in_thread(self._trainer(telemetry, storage).fit)
+                self._watch(fit, telemetry, (signalled, *([stop] if stop else [])))
+            return self._conclude(fit)
+        finally:
+            telemetry.close()
+            storage.parent.remove()
+
+    def _trainer(self, telemetry: Telemetry, storage: Location) -> TorchTrainer:
+        scaling = self._job.scaling
+        resources = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
+        rank = RankConfig(self._job.model_dump(mode="json"), telemetry)
+        return TorchTrainer(
+            run_rank,
+            train_loop_config={"rank": rank},
+            # nccl wants a GPU for each rank alone.
+            torch_config=InterfaceTorchConfig(
+                backend="nccl" if scaling.gpus_per_worker >= 1 else "gloo"
+            ),
+            scaling_config=RayScalingConfig(
+                num_workers=scaling.workers,
+                use_gpu=scaling.gpus_per_worker > 0,
+                resources_per_worker={name: n for name, n in resources.items() if n},
+            ),
+            run_config=RunConfig(
+                name=self._job.name,
+                storage_path=storage.path,
+                storage_filesystem=storage.filesystem,
+                failure_config=FailureConfig(
+                    max_failures=scaling.max_failures, controller_failure_limit=START_ATTEMPTS
+                ),
+                callbacks=[GiveUpOnKnownErrors(telemetry)],
+            ),
+        )
+
+    def _watch(
+        self, fit: Future[Result], telemetry: Telemetry, stops: tuple[threading.Event, ...]
+    ) -> None:
+        """Hand ticks on until the fit ends; pass a wish to stop on once."""
+        wanted = asked = False
+        while True:
+            over = fit.done()  # looked at first, so that the last ticks are taken after the end
+            wanted |= self._show(telemetry.take(0.0 if over else POLL_S))
+            wanted |= any(stop.is_set() for stop in stops)
+            if over:
+                return
+            if wanted and not asked:
+                telemetry.request_stop()
+                self._on_message("Stopping after a checkpoint; Ctrl-C again ends at once.")
+                asked = True
+            if asked and self._attempts == 0:
+                raise PreemptedError(
+                    "Stopped before the first worker had started.",
+                    where=str(self._folder.location),
+                    remedy="the same command starts again",
+                )
+
+    def _show(self, news: News) -> bool:
+        """Pass news to whoever watches; True where they ask for a stop."""
+        wanted = False
+        for fault in news.faults:
+            self._folder.event("workers lost", self._images_seen, cause=fault)
+            self._on_message(f"Workers lost, {fault}. Restarting from the last checkpoint.")
+        self._attempts = news.attempts
+        if news.ticks and self._announced < news.attempts:
+            # The ranks met before the first tick, so that all of them are known by now.
+            self._announced = news.attempts
+            ranks = [asdict(member) for member in news.members]
+            self._folder.event("workers running", self._images_seen, ranks=ranks)
+        for tick in news.ticks:
+            self._images_seen = tick.images_seen
+            wanted |= self._on_tick(tick)
+        return wanted
+
+    def _conclude(self, fit: Future[Result]) -> Outcome:
+        error = fit.exception()
+        if error is not None:
+            raise self._explain(error) from error
+        value: dict[str, Any] = fit.result().return_value or {}
+        if "outcome" in value:
+            return Outcome(**value["outcome"])
+        if "preempted" in value:
+            raise PreemptedError(**value["preempted"])
+        raise TrainingError("The workers ended without a result.", where=self._where())
+
+    def _explain(self, error: BaseException) -> BaseException:
+        """What the user should hear of an error that came through Ray."""
+        known = unwrap(error)
+        if known is not None:
+            return known
+        if isinstance(error, ray.train.WorkerGroupError):
+            return TrainingError(
+                f"The workers failed {self._attempts} times; the run is given up.",
+                where=self._where(),
+                cause=root_cause(error.worker_failures),
+                remedy=f"the same command resumes; {self._logs()}",
+            )
+        if isinstance(error, ray.train.ControllerError):
+            return self._explain_controller(error.controller_failure)
+        return error
+
+    def _explain_controller(self, error: Exception) -> DistgenError:
+        cause = " ".join(str(error).split())[:400]
+        if "Timeout" in type(error).__name__:
+            return TrainingError(
+                f"The cluster had no place for {self._job.scaling.workers} workers "
+                f"in {START_ATTEMPTS} minutes.",
+                where=self._connection.address,
+                cause="other jobs hold its CPUs or GPUs",
+                remedy="distgen jobs ls; the same command tries again",
+            )
+        return TrainingError(
+            "Ray could not run the workers.",
+            where=self._where(),
+            cause=f"{type(error).__name__}: {cause}",
+            remedy=self._logs(),
+        )
+
+    def _where(self) -> str:
+        return str(self._folder.location)
+
+    def _logs(self) -> str:
+        session = self._connection.session_dir
+        return f"Ray's logs: {session}/logs" if session else "see the logs in Ray's dashboard"
+
+
+def _in_thread(work: Callable[[], Result]) -> Future[Result]:
+    """Run `work` in a daemon thread: there Ray leaves the signals to us."""
+    future: Future[Result] = Future()
+
+    def target() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # whatever it is belongs to the thread that asked
+            future.set_exception(error)
+
+    threading.Thread(target=target, name="fit", daemon=True).start()
+    return future

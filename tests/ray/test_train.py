@@ -1,0 +1,157 @@
+"""A run on Ray Train is the run that was asked for, whatever happens to its workers."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from distgen.core.errors import DataError, PreemptedError, UsageError
+from distgen.core.storage import locate
+from distgen.launch import train
+from distgen.launch.cluster import Connection
+from distgen.registry.bundle import load_bundle
+from distgen.training.job import TrainJob
+from distgen.training.run import RunFolder, Tick
+from tests.ray.conftest import MODELS, MakeJob, losses, weights
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(ray_cluster: Connection, make_job: MakeJob) -> dict[str, TrainJob]:
+    """One finished two-worker run of each family."""
+    jobs = {family: make_job(family) for family in MODELS}
+    for job in jobs.values():
+        train.run(job)
+    return jobs
+
+
+def events(job: TrainJob, kind: str) -> list[dict]:
+    return [event for event in RunFolder(job.location).events() if event["event"] == kind]
+
+
+class KillOnce:
+    """Kills one worker of a run with SIGKILL at a random step."""
+
+    def __init__(self, job: TrainJob) -> None:
+        self.job = job
+        steps = job.training.images // job.training.batch_size
+        self.at = random.SystemRandom().randrange(2, steps // 2) * job.training.batch_size
+        self.rank = random.SystemRandom().randrange(job.scaling.workers)
+        self.done = False
+
+    def __call__(self, tick: Tick) -> bool:
+        if tick.images_seen >= self.at and not self.done:
+            self.done = True
+            ranks = events(self.job, "workers running")[-1]["ranks"]
+            os.kill(ranks[self.rank]["pid"], signal.SIGKILL)
+        return False
+
+
+def test_two_workers_write_a_whole_run(uninterrupted: dict[str, TrainJob]) -> None:
+    job = uninterrupted["gan"]
+    folder = RunFolder(job.location)
+    assert folder.is_finished(job.training.images)
+    assert load_bundle(folder.bundle).model.num_classes == 10
+    assert folder.card.is_file()
+    assert folder.report.is_file()
+    assert [event["ranks"] for event in events(job, "started")] == [2]
+    assert not (folder.location / "ray").is_dir(), "what Ray keeps for itself is gone"
+
+
+@pytest.mark.parametrize("family", list(MODELS))
+def test_killed_worker_costs_nothing(
+    family: str, uninterrupted: dict[str, TrainJob], make_job: MakeJob
+) -> None:
+    job = make_job(family)
+    messages: list[str] = []
+    kill = KillOnce(job)
+    train.run(job, on_tick=kill, on_message=messages.append)
+    fate = f"rank {kill.rank} was killed at {kill.at} images"
+    assert len(events(job, "workers lost")) == 1, fate
+    assert len(events(job, "workers running")) == 2, fate
+    assert "process died" in messages[0]
+    assert weights(job) == weights(uninterrupted[family]), fate
+    assert losses(job) == losses(uninterrupted[family]), fate
+
+
+def test_signals_stop_with_a_checkpoint_and_the_same_call_resumes(
+    uninterrupted: dict[str, TrainJob], make_job: MakeJob
+) -> None:
+    job = make_job("vae")
+    for number, images in ((signal.SIGINT, 240), (signal.SIGTERM, 560)):
+        before = signal.getsignal(number)
+
+        def interrupt(tick: Tick, images: int = images, number: int = number) -> bool:
+            if tick.images_seen == images:
+                os.kill(os.getpid(), number)
+            return False
+
+        with pytest.raises(PreemptedError) as raised:
+            train.run(job, on_tick=interrupt, on_message=lambda _: None)
+        assert raised.value.exit_code == 75
+        assert signal.getsignal(number) is before
+        assert events(job, "stopped")[-1]["images_seen"] >= images
+        assert not RunFolder(job.location).is_finished(job.training.images)
+    train.run(job)
+    assert len(events(job, "resumed")) == 2
+    assert weights(job) == weights(uninterrupted["vae"])
+
+
+def test_one_worker_sees_the_losses_of_two(
+    uninterrupted: dict[str, TrainJob], make_job: MakeJob
+) -> None:
+    job = make_job("vae", scaling__workers=1)
+    train.run(job)
+    alone, together = losses(job), losses(uninterrupted["vae"])
+    assert len(alone) == len(together)
+    for (seen, one), (also_seen, two) in zip(alone, together, strict=True):
+        assert seen == also_seen
+        assert one == pytest.approx(two, rel=1e-3)
+
+
+def test_finished_run_is_left_alone(uninterrupted: dict[str, TrainJob]) -> None:
+    job = uninterrupted["rvae"]
+    before = weights(job), RunFolder(job.location).events()
+    outcome = train.run(job)
+    assert outcome.images_seen == job.training.images
+    assert (weights(job), RunFolder(job.location).events()) == before
+
+
+def test_damaged_shard_ends_the_run_with_its_own_error(make_job: MakeJob, tmp_path: Path) -> None:
+    from distgen.data import build
+
+    shards = tmp_path / "digits"
+    build("digits", str(shards))
+    tar = next((shards / "train").glob("*.tar"))
+    tar.write_bytes(bytes(byte ^ 1 for byte in tar.read_bytes()))
+    job = make_job("vae", data__shards=str(shards))
+    with pytest.raises(DataError) as raised:
+        train.run(job)
+    assert tar.name in str(raised.value)
+    assert len(events(job, "started")) == 1, "another attempt would only fail again"
+
+
+def test_workers_that_can_never_fit_are_refused_before_anything_starts(make_job: MakeJob) -> None:
+    job = make_job("vae", scaling__workers=8, scaling__cpus_per_worker=1000)
+    with pytest.raises(UsageError, match=r"8 workers with 1000 CPUs .* 1 node, .* CPUs"):
+        train.run(job)
+    assert not events(job, "started")
+
+
+def test_missing_shard_set_is_refused(make_job: MakeJob, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nowhere"):
+        train.run(make_job("vae", data__shards=str(tmp_path / "nowhere")))
+
+
+def test_relative_paths_mean_the_folder_of_the_caller(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = train.with_absolute_paths(make_job("vae", storage="runs", data__shards="shards"))
+    assert job.location.path == str(locate(tmp_path / "runs" / "tiny-vae"))
+    assert job.data.shards == str(tmp_path / "shards")
