@@ -1,0 +1,220 @@
+"""The quality card: every figure with its floor, its counts and the digest of what measured it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt, field_validator
+from torch import nn
+
+from distgen.core.config import Config
+from distgen.core.world import World
+from distgen.data import ShardSet
+from distgen.metrics import likelihood
+from distgen.metrics.cache import CACHE, ArrayCache
+from distgen.metrics.features import EXTRACTORS, ExtractorName
+from distgen.metrics.generated import PictureMaker, evaluating, labels_like
+from distgen.metrics.likelihood import LikelihoodScores
+from distgen.metrics.ranks import Gather, Ranks, alone
+from distgen.metrics.reals import (
+    PictureSet,
+    build_extractors,
+    choose_pictures,
+    choose_yardstick,
+    extract,
+    measure_reals,
+)
+from distgen.metrics.scores import ExtractorScores, Part
+from distgen.models import LatentVariableModel, ModelConfig, Sampler
+
+
+class EvaluationConfig(Config):
+    """How a quality card is measured."""
+
+    samples: int = Field(default=5_000, ge=2)
+    """Generated pictures, and as many real ones; fewer where the shard set has fewer. More than
+    1,280 make the covariance of EfficientNet's features regular."""
+    extractors: tuple[ExtractorName, ...] = ("efficientnet-lite0", "pixel-pca64")
+    """Feature spaces; the first gives the headline."""
+    neighbours: PositiveInt = 5
+    """k of precision, recall, density and coverage."""
+    importance_samples: PositiveInt = 100
+    """Posterior samples per picture for the likelihood bound of latent-variable models."""
+    likelihood_images: PositiveInt = 1_000
+    """Held-out pictures for that bound."""
+
+    @field_validator("extractors")
+    @classmethod
+    def _each_once(cls, names: tuple[ExtractorName, ...]) -> tuple[ExtractorName, ...]:
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"name one or more of {', '.join(EXTRACTORS)}, each once")
+        return names
+
+
+class DataSource(Part):
+    """The shard set that a model was measured against."""
+
+    name: str
+    """What the set calls itself."""
+    fingerprint: str
+    """Digest of its contents."""
+
+
+class Card(Part):
+    """What is known of a model's quality. Headlines compare where their `yardstick` agrees."""
+
+    version: Literal[1] = 1
+    """Version of this layout."""
+    family: str
+    """The model's family."""
+    images_seen: int | None = None
+    """How long the model had been trained."""
+    data: DataSource
+    """The training pictures."""
+    samples: int
+    """Generated pictures, reference pictures and floor pictures, each."""
+    floor_split: str
+    """Where the floor's pictures come from: `test`, or `train` where too few are held out."""
+    neighbours: int
+    """k of precision, recall, density and coverage."""
+    extractors: tuple[ExtractorScores, ...] = Field(min_length=1)
+    """Scores by feature space; the first gives the headline."""
+    likelihood: LikelihoodScores | None = None
+    """For latent-variable models."""
+    not_finite: int = 0
+    """Generated pictures with a value that is not a number; zero for any model worth its card."""
+    seed: int
+    """Seed of the generated pictures."""
+    seconds: float
+    """Time that the evaluation took."""
+
+    @property
+    def headline(self) -> float:
+        """The Fréchet distance by the first extractor, for every family; lower is better.
+
+        A bound on the likelihood exists for some families only and says little of how pictures
+        look, so it is never the headline.
+        """
+        return self.extractors[0].generated.frechet_distance
+
+    @property
+    def headline_name(self) -> str:
+        """A few letters for `headline`."""
+        return "FD"
+
+    @property
+    def yardstick(self) -> dict[str, str]:
+        """All that two headlines must share to be comparable."""
+        first = self.extractors[0]
+        return {
+            "shard set": self.data.fingerprint[:12],
+            "extractor": f"{first.name} {first.digest[:12]}",
+            "samples": f"{self.samples:,}",
+        }
+
+    def figures(self) -> dict[str, float]:
+        """Every figure by a flat name, the headline first, for curves and searches."""
+        flat: dict[str, float] = {}
+        for scores in self.extractors:
+            for name, value in scores.generated.model_dump().items():
+                flat[f"{name}/{scores.name}"] = value
+            flat[f"frechet_floor/{scores.name}"] = scores.floor.frechet_distance
+        if self.likelihood is not None:
+            flat["bound_nats"] = self.likelihood.bound_nats
+            flat["bits_per_dim"] = self.likelihood.bits_per_dim
+        return flat
+
+
+def evaluate_card(
+    model: nn.Module,
+    model_config: ModelConfig,
+    data: ShardSet,
+    held_out: ShardSet | None,
+    config: EvaluationConfig,
+    *,
+    seed: int = 0,
+    world: World = World(),  # noqa: B008 - frozen
+    device: torch.device | None = None,
+    gather: Gather = alone,
+    images_seen: int | None = None,
+    on_progress: Callable[[str], None] = lambda detail: None,  # noqa: ARG005
+    cache: ArrayCache = CACHE,
+) -> Card:
+    """Measure a model. Collective: every rank calls it alike, and every rank gets the card.
+
+    Generated picture i depends on (seed, i) alone, and its class is that of the i-th reference
+    picture, so that classes come as often as in the data. Pictures are rounded to 8 bits before
+    they are scored. The card is the same for any number of ranks.
+
+    Args:
+        model: The served network, on `device`.
+        model_config: The model's section of the job file.
+        data: The training pictures.
+        held_out: Pictures that were not trained on, if there are any.
+        config: How to measure.
+        seed: Seed of the generated pictures.
+        world: This rank among its peers.
+        device: Where the model is and features are computed; by default the CPU.
+        gather: Joins the row blocks of all ranks in rank order.
+        images_seen: How long the model was trained, for the record.
+        on_progress: Called on every rank with what it is doing, such as `pictures 640/5,000`.
+        cache: Keeps the features of real pictures between evaluations.
+
+    Raises:
+        UsageError: The shard set has too few pictures.
+    """
+    started = time.monotonic()
+    device = device or torch.device("cpu")
+    ranks = Ranks(world, gather, on_progress)
+    yardstick = choose_yardstick(data, held_out, config.samples)
+    extractors = build_extractors(config.extractors, data, device=device, ranks=ranks, cache=cache)
+    reals = measure_reals(yardstick, extractors, config.neighbours, ranks, cache)
+    with evaluating(model):
+        maker = _maker(model, yardstick.reference, seed, device)
+        count = len(yardstick.reference)
+        generated = extract(maker.pictures, count, extractors, ranks, "generated pictures")
+        not_finite = int(gather(np.array([maker.not_finite])).sum())
+        bounds = None
+        if isinstance(model, LatentVariableModel):
+            chosen = _likelihood_pictures(data, held_out, config.likelihood_images)
+            bounds = likelihood.measure(
+                model, chosen, config.importance_samples, seed=seed, device=device, ranks=ranks
+            )
+    result = b""
+    if world.is_main:
+        on_progress("scores")
+        scores = tuple(reals[e.name].compare(e, generated[e.name]) for e in extractors)
+        card = Card(
+            family=model_config.family,
+            images_seen=images_seen,
+            data=DataSource(name=data.manifest.name, fingerprint=data.fingerprint),
+            samples=count,
+            floor_split=yardstick.floor.split,
+            neighbours=config.neighbours,
+            extractors=scores,
+            likelihood=bounds,
+            not_finite=not_finite,
+            seed=seed,
+            seconds=round(time.monotonic() - started, 2),
+        )
+        result = card.model_dump_json().encode()
+    return Card.model_validate_json(ranks.share(result))
+
+
+def _maker(
+    model: nn.Module, reference: PictureSet, seed: int, device: torch.device
+) -> PictureMaker:
+    if not isinstance(model, Sampler):
+        raise TypeError(f"{type(model).__name__} cannot be sampled")
+    labels = reference.labels() if model.num_classes else np.empty(0, dtype=np.int64)
+    return PictureMaker(model, labels_like(labels, model.num_classes), seed, device)
+
+
+def _likelihood_pictures(data: ShardSet, held_out: ShardSet | None, count: int) -> PictureSet:
+    if held_out is None:
+        return choose_pictures(data, count, "train", "likelihood")
+    return choose_pictures(held_out, count, "test", "likelihood")

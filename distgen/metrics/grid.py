@@ -1,0 +1,72 @@
+"""Pictures as people see them: bytes from floats, and many of them on one PNG."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+
+LEAST_SIDE = 56
+"""Smaller pictures are enlarged by a whole factor, until their shorter side is as long."""
+_GAP, _BACKGROUND = 2, 255
+MAX_PIXELS = 64_000_000
+
+
+def to_uint8_nhwc(images_nchw: torch.Tensor) -> np.ndarray:
+    """Pictures in [-1, 1] as bytes `[n, H, W, C]`: rounded, so that a stored picture comes back.
+
+    What is not a number becomes mid-grey, and what lies outside the range its nearest end.
+    """
+    known = torch.nan_to_num(images_nchw.detach().float(), nan=0.0)
+    scaled = known.add(1.0).mul(127.5).round().clamp(0.0, 255.0)
+    array: np.ndarray = scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return np.ascontiguousarray(array)
+
+
+def grid_png(
+    images_nhwc: np.ndarray, *, columns: int | None = None, scale: int | None = None
+) -> bytes:
+    """A grid of pictures as PNG, row by row.
+
+    Args:
+        images_nhwc: uint8 `[n, H, W, 1 or 3]`, n at least 1. For a grid with one class to a row,
+            give them sorted by class, and `columns` as the number of pictures in each.
+        columns: Pictures to a row; by default the grid is about square.
+        scale: Whole factor by which pictures are enlarged, without smoothing; by default the one
+            that brings small pictures to `LEAST_SIDE` pixels.
+
+    Raises:
+        ValueError: There are no pictures, their shape or type is not as above, or the grid would
+            have more than `MAX_PIXELS` pixels.
+    """
+    if images_nhwc.ndim != 4 or images_nhwc.dtype != np.uint8 or images_nhwc.shape[3] not in (1, 3):
+        raise ValueError(
+            f"expected uint8 pictures [n, H, W, 1 or 3], got {images_nhwc.dtype} "
+            f"{list(images_nhwc.shape)}"
+        )
+    count, height, width, channels = images_nhwc.shape
+    if count == 0:
+        raise ValueError("a grid needs at least one picture")
+    columns = min(columns or int(np.ceil(np.sqrt(count))), count)
+    rows = -(-count // columns)
+    scale = scale or max(1, -(-LEAST_SIDE // min(height, width)))
+    cell_height, cell_width = height * scale + _GAP, width * scale + _GAP
+    shape = (rows * cell_height + _GAP, columns * cell_width + _GAP, channels)
+    if shape[0] * shape[1] > MAX_PIXELS:
+        raise ValueError(f"a grid of {shape[1]}x{shape[0]} pixels is too large; show fewer")
+    canvas = np.full(shape, _BACKGROUND, dtype=np.uint8)
+    enlarged = images_nhwc.repeat(scale, axis=1).repeat(scale, axis=2)
+    for number, picture in enumerate(enlarged):
+        row, column = divmod(number, columns)
+        top, left = _GAP + row * cell_height, _GAP + column * cell_width
+        canvas[top : top + height * scale, left : left + width * scale] = picture
+    return _png(canvas)
+
+
+def _png(pixels_hwc: np.ndarray) -> bytes:
+    image = Image.fromarray(pixels_hwc[:, :, 0] if pixels_hwc.shape[2] == 1 else pixels_hwc)
+    out = io.BytesIO()
+    image.save(out, format="PNG")
+    return out.getvalue()

@@ -1,0 +1,264 @@
+"""The real pictures that a model is measured against, and the features they have."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from distgen.core.errors import UsageError
+from distgen.core.seeding import derive
+from distgen.core.storage import sha256_of
+from distgen.data import ShardSet, read_samples
+from distgen.data.read import SampleReader
+from distgen.metrics.cache import ArrayCache
+from distgen.metrics.features import (
+    EXTRACTORS,
+    PCA_FIT_PICTURES,
+    EfficientNetFeatures,
+    Extractor,
+    ExtractorName,
+    PixelPCA,
+    fit_pixel_pca,
+    pixel_pca_digest,
+)
+from distgen.metrics.ranks import Ranks
+from distgen.metrics.scores import ExtractorScores, Reference, Scores
+
+BLOCK = 64
+"""Pictures decoded, made and looked at together."""
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Some pictures of a shard set, in the set's order."""
+
+    shard_set: ShardSet
+    indices_n: np.ndarray
+    split: str
+
+    def __len__(self) -> int:
+        return len(self.indices_n)
+
+    @cached_property
+    def identity(self) -> str:
+        """Which pictures these are, whatever the set is called and wherever it lies."""
+        chosen = sha256_of(np.ascontiguousarray(self.indices_n, dtype="<i8").tobytes())
+        return f"{self.shard_set.fingerprint} {chosen}"
+
+    def pictures(self, rows: range) -> np.ndarray:
+        """Some of them, uint8 `[n, H, W, C]`."""
+        images, _ = read_samples(self.shard_set, self.indices_n[rows.start : rows.stop])
+        return images
+
+    def labels(self) -> np.ndarray:
+        """Their labels, int64 `[n]`, from the index alone; -1 where there is none."""
+        reader = SampleReader(self.shard_set)
+        try:
+            return reader.labels(self.indices_n)
+        finally:
+            reader.close()
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What generated pictures are compared with, and how close real ones come to it."""
+
+    reference: PictureSet
+    """Training pictures."""
+    floor: PictureSet
+    """As many other real pictures: the distance between the two is as good as it gets."""
+
+
+def choose_yardstick(data: ShardSet, held_out: ShardSet | None, samples: int) -> Yardstick:
+    """Reference and floor of equal size, the same for every model, seed and number of ranks.
+
+    The floor is held out, unless fewer pictures are held out than half of the training set could
+    give; then the training set is divided. Both have `samples` pictures, or as many as there are:
+    distances of unequal counts do not compare.
+
+    Raises:
+        UsageError: There are fewer than four pictures.
+    """
+    train, held = data.num_samples, held_out.num_samples if held_out else 0
+    from_held = min(samples, train, held)
+    from_train = min(samples, train // 2)
+    count = max(from_held, from_train)
+    if count < 2:
+        raise UsageError(
+            "There are too few pictures to measure a model against.",
+            where=str(data.location),
+            cause=f"{train} for training, {held} held out; four are the least",
+            remedy="build the shard set from more pictures",
+        )
+    if held_out is not None and from_held >= from_train:
+        return Yardstick(
+            _choose(data, count, "train", "reference"), _choose(held_out, count, "test", "floor")
+        )
+    both = _draw(data, 2 * count, "reference and floor")
+    return Yardstick(
+        PictureSet(data, np.sort(both[:count]), "train"),
+        PictureSet(data, np.sort(both[count:]), "train"),
+    )
+
+
+def choose_pictures(shard_set: ShardSet, count: int, split: str, purpose: str) -> PictureSet:
+    """`count` pictures, or all where there are fewer, the same every time."""
+    return _choose(shard_set, min(count, shard_set.num_samples), split, purpose)
+
+
+def _choose(shard_set: ShardSet, count: int, split: str, purpose: str) -> PictureSet:
+    return PictureSet(shard_set, np.sort(_draw(shard_set, count, purpose)), split)
+
+
+def _draw(shard_set: ShardSet, count: int, purpose: str) -> np.ndarray:
+    generator = np.random.default_rng(derive(0, purpose))
+    return generator.choice(shard_set.num_samples, size=count, replace=False)
+
+
+def build_extractors(
+    names: Sequence[ExtractorName],
+    data: ShardSet,
+    *,
+    device: torch.device,
+    ranks: Ranks,
+    cache: ArrayCache,
+) -> list[Extractor]:
+    """The extractors by name; the pixel PCA is fitted on training pictures by rank 0."""
+    extractors: list[Extractor] = []
+    for name in names:
+        if name == "pixel-pca64":
+            extractors.append(_pixel_pca(data, ranks, cache))
+        else:
+            extractors.append(EfficientNetFeatures(device))
+    return extractors
+
+
+def _pixel_pca(data: ShardSet, ranks: Ranks, cache: ArrayCache) -> PixelPCA:
+    chosen = choose_pictures(data, PCA_FIT_PICTURES, "train", "pixel PCA")
+    digest = pixel_pca_digest(chosen.identity)
+    rows = cache.get(digest) if ranks.world.is_main else None
+    if ranks.world.is_main and rows is None:
+        ranks.on_progress(f"principal components of {len(chosen):,} pictures")
+        fitted = fit_pixel_pca(chosen.pictures(range(len(chosen))), chosen.identity)
+        rows = np.concatenate([fitted.mean_p[None], fitted.components_kp])
+        cache.put(digest, rows)
+    # All ranks project on the same bits, whatever their linear algebra libraries round to.
+    buffer = io.BytesIO()
+    if rows is not None:
+        np.save(buffer, rows, allow_pickle=False)
+    rows = np.load(io.BytesIO(ranks.share(buffer.getvalue())), allow_pickle=False)
+    return PixelPCA(mean_p=rows[0], components_kp=rows[1:], digest=digest)
+
+
+def extract(
+    pictures: Callable[[range], np.ndarray],
+    count: int,
+    extractors: Sequence[Extractor],
+    ranks: Ranks,
+    what: str,
+) -> dict[str, np.ndarray]:
+    """Features `[count, dimensions]` by extractor's name, each rank looking at its own blocks."""
+    parts: dict[str, list[np.ndarray]] = {extractor.name: [] for extractor in extractors}
+    for block in ranks.blocks(count, BLOCK, what):
+        images = pictures(block)
+        for extractor in extractors:
+            parts[extractor.name].append(extractor(images))
+    return {e.name: ranks.join(parts[e.name], (e.dimensions,)) for e in extractors}
+
+
+@dataclass(frozen=True)
+class RealScores:
+    """The reference in one feature space, and what real pictures score against it."""
+
+    reference: Reference
+    floor: Scores
+
+    def compare(self, extractor: Extractor, features_nd: np.ndarray) -> ExtractorScores:
+        """Scores of generated pictures beside the floor."""
+        return ExtractorScores(
+            name=extractor.name,
+            digest=extractor.digest,
+            dimensions=extractor.dimensions,
+            generated=self.reference.score(features_nd),
+            floor=self.floor,
+        )
+
+
+def measure_reals(
+    yardstick: Yardstick,
+    extractors: Sequence[Extractor],
+    neighbours: int,
+    ranks: Ranks,
+    cache: ArrayCache,
+) -> dict[str, RealScores]:
+    """The reference and its floor by extractor's name, on rank 0; empty on the others.
+
+    All ranks look at those pictures whose features rank 0 does not find in its cache.
+    """
+    reference, floor = yardstick.reference, yardstick.floor
+    features = _real_features(reference, extractors, ranks, cache)
+    keys = {
+        e.name: f"floor v1 {e.digest} {reference.identity} {floor.identity} {neighbours}"
+        for e in extractors
+    }
+    known = _look_up(keys, ranks, cache)
+    missing = ranks.agree(name for name in keys if name not in known)
+    floor_features = _real_features(
+        floor, [e for e in extractors if e.name in missing], ranks, cache
+    )
+    measured: dict[str, RealScores] = {}
+    for extractor in extractors if ranks.world.is_main else ():
+        name = extractor.name
+        measure = _reference(features[name], extractor, reference, neighbours)
+        if name in known:
+            floor_scores = Scores.from_row(known[name])
+        else:
+            ranks.on_progress(f"floor in {name}")
+            floor_scores = measure.score(floor_features[name])
+            cache.put(keys[name], floor_scores.to_row())
+        measured[name] = RealScores(measure, floor_scores)
+    return measured
+
+
+_REFERENCES: dict[str, Reference] = {}
+"""The last references of this process, whose covariance root and radii take seconds to compute."""
+
+
+def _reference(
+    features_nd: np.ndarray, extractor: Extractor, chosen: PictureSet, neighbours: int
+) -> Reference:
+    key = f"{extractor.digest} {chosen.identity} {neighbours}"
+    if key not in _REFERENCES:
+        while len(_REFERENCES) >= len(EXTRACTORS):
+            del _REFERENCES[next(iter(_REFERENCES))]
+        _REFERENCES[key] = Reference.of(features_nd, neighbours)
+    return _REFERENCES[key]
+
+
+def _real_features(
+    chosen: PictureSet, extractors: Sequence[Extractor], ranks: Ranks, cache: ArrayCache
+) -> dict[str, np.ndarray]:
+    """Features of real pictures by extractor's name, complete on rank 0."""
+    keys = {e.name: f"features v1 {e.digest} {chosen.identity}" for e in extractors}
+    known = _look_up(keys, ranks, cache)
+    missing = ranks.agree(name for name in keys if name not in known)
+    if not missing:
+        return known
+    wanted = [e for e in extractors if e.name in missing]
+    computed = extract(chosen.pictures, len(chosen), wanted, ranks, "real pictures")
+    for name, features in computed.items() if ranks.world.is_main else ():
+        cache.put(keys[name], features)
+    return {**known, **computed}
+
+
+def _look_up(keys: Mapping[str, str], ranks: Ranks, cache: ArrayCache) -> dict[str, np.ndarray]:
+    """What rank 0 has in its cache; nothing on other ranks, whose disks may hold other things."""
+    if not ranks.world.is_main:
+        return {}
+    cached = {name: cache.get(key) for name, key in keys.items()}
+    return {name: array for name, array in cached.items() if array is not None}
