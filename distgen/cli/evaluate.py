@@ -1,0 +1,207 @@
+"""`distgen evaluate`."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distgen.cli.console import console, err_console, print_json
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from distgen.core.storage import Location
+    from distgen.data import ShardSet
+    from distgen.metrics.card import Card, EvaluationConfig
+    from distgen.registry import Bundle
+    from distgen.training.job import TrainJob
+
+PLAIN_EVERY_S = 10.0
+
+
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A run, a bundle, name, name@alias or name:version."),
+    ],
+    shards: Annotated[
+        str | None, typer.Option(help="Path or URL of a shard set; by default the run's own.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=2, help="Generated pictures, and as many real ones.")
+    ] = None,
+    importance_samples: Annotated[
+        int | None, typer.Option(min=1, help="Samples per picture of the likelihood bound.")
+    ] = None,
+    likelihood_images: Annotated[
+        int | None, typer.Option(min=1, help="Held-out pictures of the likelihood bound.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the pictures made.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Where to save the card; by default beside the model.")
+    ] = None,
+    into_bundle: Annotated[
+        bool,
+        typer.Option(
+            "--into-bundle", help="Also replace the card in the bundle; its digest changes."
+        ),
+    ] = False,
+    root: Annotated[str, typer.Option(help="Path of the model store.")] = "models",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
+) -> None:
+    """Measure a model against real pictures, and show each figure beside its floor."""
+    from distgen.core.storage import locate
+    from distgen.registry import load_bundle, resolve_model, with_card
+
+    bundle = load_bundle(resolve_model(model, root))
+    if into_bundle:
+        _refuse_store(bundle.location, root)
+    job = _job_of(bundle.location)
+    config = _config(
+        job,
+        {
+            "samples": samples,
+            "importance_samples": importance_samples,
+            "likelihood_images": likelihood_images,
+        },
+    )
+    if seed is None:
+        seed = job.training.seed if job else 0
+    card = _measure(bundle, _open(bundle, shards, job, model), config, seed)
+    place = locate(out) if out else _beside(bundle.location, job)
+    place.write_text(card.model_dump_json(indent=2) + "\n")
+    if into_bundle:
+        with_card(bundle.location, card)
+    if as_json:
+        print_json(card.model_dump(mode="json"))
+        return
+    from distgen.cli.models import print_card
+
+    console.print(f"[bold]{bundle.name}[/bold]  {bundle.digest[:12]}\n", soft_wrap=True)
+    print_card(card)
+    console.print(f"\n  card     {place}", soft_wrap=True)
+
+
+def _measure(
+    bundle: Bundle, data: tuple[ShardSet, ShardSet | None], config: EvaluationConfig, seed: int
+) -> Card:
+    import torch
+
+    from distgen.metrics.card import evaluate_card
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with _Progress(bundle.name) as progress:
+        return evaluate_card(
+            bundle.model.to(device),
+            bundle.config.model,
+            *data,
+            config,
+            seed=seed,
+            device=device,
+            images_seen=bundle.config.images_seen,
+            on_progress=progress,
+        )
+
+
+def _open(
+    bundle: Bundle, shards: str | None, job: TrainJob | None, model: str
+) -> tuple[ShardSet, ShardSet | None]:
+    """The training pictures and, where there are some, the held-out ones."""
+    from distgen.core.errors import UsageError
+    from distgen.data import has_split, open_shard_set
+
+    url = shards or (job.data.shards if job else None)
+    if url is None:
+        raise UsageError(
+            "A bundle does not say where its pictures came from.",
+            where=str(bundle.location),
+            remedy=f"distgen evaluate {model} --shards PATH",
+        )
+    data = open_shard_set(url, "train")
+    held_out = open_shard_set(url, "test") if has_split(url, "test") else None
+    made, found = bundle.spec, data.spec
+    if (made.height, made.width, made.mode) != (found.height, found.width, found.mode):
+        raise UsageError(
+            f"The model makes pictures of {made.width}x{made.height} {made.mode}; those of the "
+            f"shard set are {found.width}x{found.height} {found.mode}.",
+            where=str(data.location),
+            remedy="give the shard set that it was trained on: --shards PATH",
+        )
+    if made.classes != found.classes and getattr(bundle.config.model, "conditional", False):
+        raise UsageError(
+            "The model's classes are not those of the shard set.",
+            where=str(data.location),
+            cause=f"{', '.join(made.classes)} against {', '.join(found.classes) or 'none'}",
+            remedy="give the shard set that it was trained on: --shards PATH",
+        )
+    return data, held_out
+
+
+def _config(job: TrainJob | None, changes: dict[str, Any]) -> EvaluationConfig:
+    from distgen.metrics.card import EvaluationConfig
+
+    config = job.evaluation if job else EvaluationConfig()
+    given = {key: value for key, value in changes.items() if value is not None}
+    return EvaluationConfig.model_validate({**config.model_dump(), **given})
+
+
+def _job_of(bundle: Location) -> TrainJob | None:
+    """The job of the run that a bundle lies in, or None where it lies elsewhere."""
+    from distgen.training.run import RunFolder
+
+    run = RunFolder(bundle.parent)
+    return run.job() if bundle.name == "bundle" and run.job_file.is_file() else None
+
+
+def _beside(bundle: Location, job: TrainJob | None) -> Location:
+    return bundle.parent / ("card.json" if job else f"{bundle.name}.card.json")
+
+
+def _refuse_store(bundle: Location, root: str) -> None:
+    from distgen.core.errors import UsageError
+    from distgen.registry import ModelStore
+
+    path = bundle.local
+    if path is not None and path.resolve().is_relative_to(ModelStore(root).root.resolve()):
+        raise UsageError(
+            "A version in the model store never changes.",
+            where=str(bundle),
+            remedy="leave --into-bundle away, or evaluate the run and promote it again",
+        )
+
+
+class _Progress:
+    """One line that says what is being done: rewritten in a terminal, now and then elsewhere."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._status: Status | None = None
+        self._last_stage, self._last_plain = "", 0.0
+
+    def __enter__(self) -> _Progress:
+        if err_console.is_terminal:
+            self._status = err_console.status(f"{self._title}  starting ...")
+            self._status.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._status:
+            self._status.stop()
+
+    def __call__(self, detail: str) -> None:
+        if self._status:
+            self._status.update(f"{self._title}  {detail}")
+            return
+        stage = detail.rstrip("0123456789,/ ")
+        now = time.monotonic()
+        if stage != self._last_stage or now - self._last_plain >= PLAIN_EVERY_S:
+            err_console.print(f"{self._title}  {detail}", markup=False, soft_wrap=True)
+            self._last_stage, self._last_plain = stage, now

@@ -1,0 +1,164 @@
+"""A bundle's README.md: what the model makes, how good it is, and how to ask it for pictures."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from distgen.metrics.card import Card
+from distgen.registry.layout import SAMPLES, BundleConfig
+
+_FAMILIES = {
+    "gan": "generative adversarial network",
+    "vae": "variational autoencoder",
+    "rvae": "recurrent variational autoencoder",
+}
+_FIGURES = (
+    ("frechet_distance", "Fréchet distance", "lower"),
+    ("precision", "precision", "higher"),
+    ("recall", "recall", "higher"),
+    ("density", "density", "higher"),
+    ("coverage", "coverage", "higher"),
+)
+
+
+class QualityRow(NamedTuple):
+    """One line of a quality table."""
+
+    figure: str
+    better: str
+    """`lower` or `higher`."""
+    value: str
+    floor: str
+    """What real pictures score; empty where that says nothing."""
+
+
+def quality_rows(card: Card) -> list[QualityRow]:
+    """A card as the lines of a table, the headline first."""
+    rows = []
+    for scores in card.extractors:
+        for key, title, better in _FIGURES:
+            value, floor = getattr(scores.generated, key), getattr(scores.floor, key)
+            figure = f"{title}, {scores.name}"
+            rows.append(QualityRow(figure, better, short(value), short(floor)))
+    bound = card.likelihood
+    if bound is not None:
+        error = short(bound.standard_error_nats)
+        nats = f"{bound.bound_nats:.2f} ± {error}"
+        rows.append(QualityRow("-log p(x) at most, nats", "lower", nats, ""))
+        rows.append(QualityRow("bits per dimension", "lower", f"{bound.bits_per_dim:.4f}", ""))
+    return rows
+
+
+def conditions(card: Card) -> list[str]:
+    """Sentences that say how a card's figures were measured."""
+    floor = "held-out" if card.floor_split == "test" else "other training"
+    said = [
+        f"{card.samples:,} generated pictures against {card.samples:,} training pictures of "
+        f"{card.data.name} ({card.data.fingerprint[:12]}); real pictures: {card.samples:,} {floor} "
+        f"pictures against the same.",
+        f"k = {card.neighbours} neighbours; features: "
+        + ", ".join(
+            f"{e.name} ({e.digest[:12]}, {e.dimensions} dimensions)" for e in card.extractors
+        )
+        + ".",
+    ]
+    bound = card.likelihood
+    if bound is not None:
+        where = "held-out" if bound.split == "test" else "training"
+        said.append(
+            f"Likelihood: importance-weighted bound with {bound.importance_samples:,} samples on "
+            f"{bound.images:,} {where} pictures; with one sample {bound.elbo_nats:.2f} nats."
+        )
+    if card.not_finite:
+        said.append(f"{card.not_finite:,} generated pictures held values that are not numbers.")
+    return said
+
+
+def render_readme(config: BundleConfig, card: Card | None, *, has_samples: bool) -> str:
+    """The model card as Markdown."""
+    parts = [
+        "---",
+        "library_name: distgen",
+        f"tags: [image-generation, {config.model.family}]",
+        "---",
+        "",
+        f"# {config.name}",
+        "",
+        *([f"![pictures that it made]({SAMPLES})", ""] if has_samples else []),
+        _description(config, card),
+        "",
+        "## Quality",
+        "",
+        *_quality(card),
+        "",
+        "## Use",
+        "",
+        "From the folder that holds this bundle:",
+        "",
+        "```sh",
+        "distgen serve .",
+        f"distgen query {_prompt(config)} -n 16 --out grid.png",
+        "```",
+        "",
+        "```python",
+        "import torch",
+        "from distgen.core.storage import locate",
+        "from distgen.registry import load_bundle",
+        "",
+        'bundle = load_bundle(locate("."))',
+        f"latents = torch.randn(16, {config.model.latent_dim})",
+        _python_call(config),
+        "```",
+        "",
+        "`manifest.json` has the size and the SHA-256 of every file; loading checks them all.",
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def _description(config: BundleConfig, card: Card | None) -> str:
+    image = config.image
+    colour = "grey" if image.mode == "L" else "colour"
+    kind = _FAMILIES.get(config.model.family, config.model.family)
+    conditional = "A class-conditional" if _is_conditional(config) else "A"
+    data = f", trained on {card.data.name}" if card else ""
+    text = (
+        f"{conditional} {kind} that makes {colour} pictures of {image.width}x{image.height} "
+        f"pixels{data} for {config.images_seen:,} images."
+    )
+    if _is_conditional(config):
+        text += f"\n\nClasses: {', '.join(image.classes)}."
+    return text
+
+
+def _quality(card: Card | None) -> list[str]:
+    if card is None:
+        return ["Not measured yet: `distgen evaluate .`"]
+    lines = ["| figure | better | this model | real pictures |", "|---|---|---:|---:|"]
+    lines += [f"| {r.figure} | {r.better} | {r.value} | {r.floor} |" for r in quality_rows(card)]
+    return [*lines, "", " ".join(conditions(card))]
+
+
+def _prompt(config: BundleConfig) -> str:
+    if not _is_conditional(config):
+        return "random"
+    name = config.image.classes[0]
+    return name if name.replace("-", "").replace("_", "").isalnum() else f'"{name}"'
+
+
+def _python_call(config: BundleConfig) -> str:
+    if _is_conditional(config):
+        return (
+            "labels = torch.zeros(16, dtype=torch.int64)  # the first class\n"
+            "images_nchw = bundle.model.sample(latents, labels)  # in [-1, 1]"
+        )
+    return "images_nchw = bundle.model.sample(latents)  # in [-1, 1]"
+
+
+def _is_conditional(config: BundleConfig) -> bool:
+    return bool(getattr(config.model, "conditional", False))
+
+
+def short(value: float) -> str:
+    """A figure with about four digits."""
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
