@@ -1,0 +1,113 @@
+"""`distgen`: the commands, and how their errors reach the person who typed them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from click.exceptions import ClickException
+
+import distgen
+from distgen.cli import (
+    bench,
+    cluster,
+    config,
+    data,
+    demo,
+    evaluate,
+    generate,
+    jobs,
+    models,
+    runs,
+    serve,
+    train,
+    tune,
+)
+from distgen.cli.console import err_console
+from distgen.core.errors import EXIT_FAILED, DistgenError
+
+app = typer.Typer(
+    name="distgen",
+    help="Train image generators on a Ray cluster and serve the best of them.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Show the traceback of an error.", envvar="DISTGEN_DEBUG"),
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    """Train image generators on a Ray cluster and serve the best of them."""
+    if version:
+        print(distgen.__version__)
+        raise typer.Exit
+    if debug:
+        os.environ["DISTGEN_DEBUG"] = "1"
+
+
+_MAKE, _FIND, _USE, _RUN = "Data", "Train and search", "Models and endpoints", "Cluster and tools"
+
+app.add_typer(data.app, name="data", rich_help_panel=_MAKE)
+app.command("demo", rich_help_panel=_MAKE)(demo.demo)
+app.command("train", rich_help_panel=_FIND)(train.train)
+app.command("evaluate", rich_help_panel=_FIND)(evaluate.evaluate)
+app.command("tune", rich_help_panel=_FIND)(tune.tune)
+app.add_typer(runs.app, name="runs", rich_help_panel=_FIND)
+app.add_typer(models.app, name="models", rich_help_panel=_USE)
+app.command("serve", rich_help_panel=_USE)(serve.serve)
+app.command("query", rich_help_panel=_USE)(serve.query)
+app.add_typer(serve.endpoint_app, name="endpoint", rich_help_panel=_USE)
+app.command("generate", rich_help_panel=_USE)(generate.generate)
+app.command("submit", rich_help_panel=_RUN)(jobs.submit)
+app.add_typer(jobs.app, name="jobs", rich_help_panel=_RUN)
+app.add_typer(cluster.app, name="cluster", rich_help_panel=_RUN)
+app.add_typer(config.app, name="config", rich_help_panel=_RUN)
+app.add_typer(bench.app, name="bench", rich_help_panel=_RUN)
+
+
+def main() -> None:
+    """Run the command line; errors become a message on stderr and an exit code."""
+    # Ray asks its user for statistics unless told not to; we do not phone home.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        err_console.print("Interrupted.")
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("DISTGEN_DEBUG"):
+            raise
+        sys.exit(report(error))
+
+
+def report(error: Exception) -> int:
+    """Print an error as its user should see it, and return the exit code."""
+    if isinstance(error, DistgenError):
+        err_console.print(f"[red]error:[/red] {error.what}", markup=True, soft_wrap=True)
+        for label, text in (
+            ("where", error.where),
+            ("cause", error.cause),
+            ("try", error.remedy),
+        ):
+            if text:
+                err_console.print(f"  {label}: {text}", markup=False, soft_wrap=True)
+        return error.exit_code
+    err_console.print(f"unexpected {type(error).__name__}: {error}", markup=False, soft_wrap=True)
+    err_console.print("  try: the same command with `distgen --debug ...` for the traceback")
+    return EXIT_FAILED

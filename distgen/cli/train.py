@@ -1,0 +1,105 @@
+"""`distgen train`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from distgen.cli.console import console, err_console, print_json
+
+if TYPE_CHECKING:
+    from distgen.training.job import TrainJob
+    from distgen.training.trainer import Outcome
+
+
+def train(
+    job_file: Annotated[str, typer.Argument(metavar="JOB", help="A job file of kind train.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as training.images=100000."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster's address; without it, one is started for this run."),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Move an existing run of this name aside, start anew.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, say what would be done, and end.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the outcome as one JSON object.")
+    ] = False,
+) -> None:
+    """Train a model. The same command again resumes an unfinished run.
+
+    Ctrl-C writes a checkpoint and ends with exit code 75; the same command goes on from there.
+    """
+    from distgen.cli.kinds import read_job
+
+    job = read_job(job_file, overrides or [], "train")
+    if dry_run:
+        _describe(job)
+        return
+    outcome = run(job, address=address, fresh=fresh)
+    if as_json:
+        print_json(outcome.__dict__)
+        return
+    run_path = outcome.run
+    console.print(f"\n[bold]{job.name}[/bold] finished at {outcome.images_seen:,} images.")
+    console.print(
+        f"  report   {run_path}/report.html\n  bundle   {run_path}/bundle", soft_wrap=True
+    )
+    console.print(f"  next     distgen models promote {run_path}", soft_wrap=True)
+
+
+def run(job: TrainJob, *, address: str | None = None, fresh: bool = False) -> Outcome:
+    """Train `job` where its scaling says, with a display; used by `train` and `demo`."""
+    from distgen.cli.progress import TrainingDisplay
+    from distgen.core.errors import UsageError
+    from distgen.training.run import RunFolder
+
+    if not fresh and RunFolder(job.location).is_finished(job.training.images):
+        err_console.print(f"{job.name} has reached {job.training.images:,} images already.")
+    if job.scaling.workers == 0:
+        from distgen.training.local import train_here
+
+        if address is not None:
+            raise UsageError(
+                "scaling.workers=0 trains in this process, so --address has no effect.",
+                remedy="leave --address out, or set scaling.workers to 1 or more",
+            )
+        with TrainingDisplay(job.name) as display:
+            return train_here(job, on_tick=display, fresh=fresh)
+
+    from distgen.launch import train as launch
+
+    with TrainingDisplay(job.name) as display:
+        return launch.run(
+            job, address=address, on_tick=display, on_message=display.say, fresh=fresh
+        )
+
+
+def _describe(job: TrainJob) -> None:
+    from distgen.data import has_split, open_shard_set
+    from distgen.models import build_networks
+
+    shard_set = open_shard_set(job.data.shards, "train")
+    networks = build_networks(job.model, shard_set.spec)
+    spec = shard_set.spec
+    steps = -(-job.training.images // job.training.batch_size)
+    epochs = job.training.images / shard_set.num_samples
+    held_out = "a test split" if has_split(job.data.shards, "test") else "no test split"
+    console.print(f"[bold]{job.name}[/bold] would be trained into {job.location}", soft_wrap=True)
+    console.print(
+        f"  data      {shard_set.num_samples:,} pictures, {spec.width}x{spec.height} {spec.mode}, "
+        f"{spec.num_classes} classes, {held_out}"
+    )
+    for name, network in networks.items():
+        count = sum(parameter.numel() for parameter in network.parameters())
+        console.print(f"  network   {name}: {count:,} parameters")
+    console.print(f"  length    {steps:,} steps of {job.training.batch_size}, {epochs:.1f} epochs")
+    workers = job.scaling.workers
+    console.print(f"  where     {f'{workers} Ray Train workers' if workers else 'this process'}")
