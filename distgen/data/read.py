@@ -7,8 +7,7 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from pyarrow import NativeFile
@@ -26,8 +25,7 @@ MAX_SPAN = 32 << 20
 MAX_OPEN_SHARDS = 256
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """A byte range to read at once, and the places in the request that it serves."""
 
     start: int

@@ -52,12 +52,30 @@ def clock(steps: int, features: int, like: Tensor) -> Tensor:
     return torch.cat((angles.sin(), angles.cos()), dim=1).to(like.dtype)
 
 
+class Recurrence(nn.LSTM):
+    """An LSTM over [n, time, features] that always runs in float32.
+
+    Rounding compounds from step to step, and not every CPU has a bfloat16 LSTM.
+    """
+
+    def __init__(self, features: int, width: int, *, bidirectional: bool = False) -> None:
+        super().__init__(features, width, batch_first=True, bidirectional=bidirectional)
+
+    def forward(  # type: ignore[override]
+        self, sequence_ntf: Tensor, start: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Hidden states [n, time, width], and the last hidden and cell states."""
+        with torch.autocast(sequence_ntf.device.type, enabled=False):
+            states = None if start is None else (start[0].float(), start[1].float())
+            return super().forward(sequence_ntf.float(), states)
+
+
 class SequenceEncoder(nn.Module):
     """Reads a sequence [n, time, features] in both directions; returns [n, outputs]."""
 
     def __init__(self, features: int, width: int, outputs: int) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(features, width, batch_first=True, bidirectional=True)
+        self.lstm = Recurrence(features, width, bidirectional=True)
         self.summary = linear(2 * width, outputs, gain=0.1)
 
     def forward(self, sequence_ntf: Tensor) -> Tensor:
@@ -78,18 +96,22 @@ class SequenceDecoder(nn.Module):
         super().__init__()
         self.clock_features = clock_features
         self.start = linear(latent_dim, 2 * width, gain=0.5)
-        self.lstm = nn.LSTM(latent_dim + clock_features, width, batch_first=True)
-        self.hidden = linear(width, width)
+        self.lstm = Recurrence(latent_dim + clock_features, width)
+        self.hidden = linear(width + latent_dim, width)
         self.outputs = linear(width, features, gain=0.1)
 
     def forward(self, latents_nd: Tensor, steps: int) -> Tensor:
         """The sequence [n, steps, features]."""
         hidden_nh, cell_nh = torch.tanh(self.start(latents_nd)).chunk(2, dim=1)
         ticks = clock(steps, self.clock_features, latents_nd).expand(len(latents_nd), -1, -1)
-        inputs = torch.cat((latents_nd.unsqueeze(1).expand(-1, steps, -1), ticks), dim=2)
+        latents_ntd = latents_nd.unsqueeze(1).expand(-1, steps, -1)
+        inputs = torch.cat((latents_ntd, ticks), dim=2)
         states = (hidden_nh.unsqueeze(0).contiguous(), cell_nh.unsqueeze(0).contiguous())
         hidden_nth, _ = self.lstm(inputs, states)
-        outputs_ntf: Tensor = self.outputs(activate(self.hidden(hidden_nth)))
+        # The latents reach every output directly too: a path that is short uses more of them
+        # (Dieng et al. 2019, skip models).
+        features = activate(self.hidden(torch.cat((hidden_nth, latents_ntd), dim=2)))
+        outputs_ntf: Tensor = self.outputs(features)
         return outputs_ntf
 
 

@@ -7,7 +7,6 @@ from typing import Annotated
 from pydantic import Field
 
 from distgen.core.errors import UsageError
-from distgen.core.spec import ImageSpec
 from distgen.models import GANConfig, RVAEConfig, VAEConfig
 from distgen.objectives.adversarial import (
     Adversarial,
@@ -43,7 +42,6 @@ def default_objective(family: str) -> AnyObjective | None:
 def build_objective(
     config: AnyObjective,
     model_config: GANConfig | VAEConfig | RVAEConfig,
-    spec: ImageSpec,  # noqa: ARG001
 ) -> Objective:
     """The objective of a job.
 

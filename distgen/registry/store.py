@@ -37,15 +37,15 @@ class ModelStore:
     """
 
     def __init__(self, root: str = "models") -> None:
-        place = locate(root)
-        if place.local is None:
+        # Said before the place is located, for that may ask a network.
+        if "://" in root and not root.startswith("file://"):
             raise UsageError(
                 f"The model store cannot be kept at {root!r}.",
                 cause="aliases move by operations that object stores do not have",
                 remedy="use a path on a disk; a bundle itself can be served from anywhere: "
                 "distgen serve s3://bucket/run/bundle",
             )
-        self.root: Path = place.local
+        self.root = Path(locate(root).path)
 
     def names(self) -> list[str]:
         """Models that have a version, sorted."""

@@ -72,7 +72,7 @@ class Trainer:
         }
         self.served = self.networks[FAMILIES[job.model.family].served]
         self.ema = EMA(self.served, job.training.ema_half_life)
-        self.objective = build_objective(job.objective, job.model, self.spec)
+        self.objective = build_objective(job.objective, job.model)
         self.optimizers = build_optimizers(self.objective.phases, self.networks, job.training)
         self.meters = Meters(device)
         self.images_seen = 0

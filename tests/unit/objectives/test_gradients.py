@@ -36,7 +36,7 @@ class Case:
     def build(self) -> tuple[dict[str, nn.Module], Objective]:
         torch.manual_seed(0)
         networks = build_networks(self.model, SPEC)
-        return networks, build_objective(self.objective, self.model, SPEC)  # type: ignore[arg-type]
+        return networks, build_objective(self.objective, self.model)  # type: ignore[arg-type]
 
 
 def _cases() -> dict[str, Case]:
@@ -194,6 +194,19 @@ def test_a_loss_is_a_function_of_weights_and_batch(name: str):
         later, _ = objective.loss(phase, networks, batch_for(World(), IMAGES_SEEN + 8))
         assert first.item() == again.item()
         assert first.item() != later.item()
+
+
+@every_case
+def test_mixed_precision_gives_nearly_the_same_loss(name: str):
+    networks, objective = CASES[name].build()
+    for phase in objective.phases:
+        train_only(networks, phase.networks)
+        exact, _ = objective.loss(phase, networks, batch_for(World()))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss, _ = objective.loss(phase, networks, batch_for(World()))
+        loss.backward()
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, exact, rtol=0.02, atol=0.02)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def test_every_family_has_a_default_that_fits_it():
     for family, entry in FAMILIES.items():
         objective = default_objective(family)
         assert objective is not None
-        assert build_objective(objective, entry.config(), SPEC).phases
+        assert build_objective(objective, entry.config()).phases
     assert default_objective("gan") == KINDS["relativistic"]()
     assert default_objective("gam") is None
 
@@ -37,7 +37,7 @@ def test_every_family_has_a_default_that_fits_it():
 )
 def test_an_objective_of_another_family_is_refused_with_those_that_fit(kind, model, fitting):
     with pytest.raises(UsageError, match=kind) as caught:
-        build_objective(KINDS[kind](), model, SPEC)
+        build_objective(KINDS[kind](), model)
     assert caught.value.where == "objective.kind"
     assert fitting in str(caught.value.remedy)
 

@@ -1,0 +1,48 @@
+"""What the tests of this room make bundles from."""
+
+from __future__ import annotations
+
+import torch
+
+from distgen.core.spec import ImageSpec
+from distgen.metrics.card import Card, DataSource
+from distgen.metrics.scores import ExtractorScores, Scores
+from distgen.models import FAMILIES, GANConfig, build_networks
+
+SPEC = ImageSpec(height=16, width=16, mode="L", classes=("zero", "one", "two"))
+GAN = GANConfig(latent_dim=4, width=8, conditional=True)
+
+
+def card(distance: float, *, fingerprint: str = "a" * 64, samples: int = 1000) -> Card:
+    """A card whose headline is `distance`."""
+
+    def scores(frechet_distance: float) -> Scores:
+        return Scores(
+            frechet_distance=frechet_distance, precision=0.5, recall=0.5, density=0.5, coverage=0.5
+        )
+
+    return Card(
+        family="gan",
+        data=DataSource(name="digits", fingerprint=fingerprint),
+        samples=samples,
+        floor_split="test",
+        neighbours=5,
+        extractors=(
+            ExtractorScores(
+                name="efficientnet-lite0",
+                digest="b" * 64,
+                dimensions=1280,
+                generated=scores(distance),
+                floor=scores(1.0),
+            ),
+        ),
+        seed=0,
+        seconds=1.0,
+    )
+
+
+def state_of(config: object, spec: ImageSpec, seed: int = 0) -> dict[str, torch.Tensor]:
+    """The served network's fresh state."""
+    torch.manual_seed(seed)
+    family = FAMILIES[config.family]
+    return build_networks(config, spec)[family.served].state_dict()

@@ -1,0 +1,430 @@
+"""A bundle comes back to the bit, or is refused by the name of the file that is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import fs as pafs
+
+from distgen.core.errors import EXIT_USAGE, DataError
+from distgen.core.spec import ImageSpec
+from distgen.core.storage import Location, locate
+from distgen.models import FAMILIES, GANConfig, RVAEConfig, VAEConfig
+from distgen.registry import inspect_bundle, load_bundle, with_card, write_bundle
+from distgen.registry.layout import MANIFEST, OPTIONAL, REQUIRED, WEIGHTS
+from tests.unit.registry.small_bundles import GAN, SPEC, card, state_of
+
+FILES = (MANIFEST, *REQUIRED, *OPTIONAL)
+CONFIGS = {
+    "gan": GANConfig(latent_dim=4, width=8),
+    "conditional gan": GAN,
+    "vae": VAEConfig(latent_dim=4, width=8),
+    "gaussian vae": VAEConfig(latent_dim=4, width=8, likelihood="gaussian"),
+    "rvae": RVAEConfig(latent_dim=4, width=8),
+}
+
+
+def refused(place: Location, *words: str) -> str:
+    """The message with which loading ends; it must hold all `words`, a place and a remedy."""
+    with pytest.raises(DataError) as caught:
+        load_bundle(place)
+    text = str(caught.value)
+    for word in (*words, "try:"):
+        assert word in text, text
+    assert caught.value.exit_code == EXIT_USAGE
+    return text
+
+
+def reseal(place: Location) -> None:
+    """Make the manifest vouch for whatever the files hold now."""
+    manifest = (place / MANIFEST).read_json()
+    for name in manifest["files"]:
+        data = (place / name).read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        manifest["files"][name] = {"bytes": len(data), "sha256": digest}
+    (place / MANIFEST).write_json(manifest)
+
+
+def edit(place: Location, name: str, /, **changes: object) -> None:
+    (place / name).write_json({**(place / name).read_json(), **changes})
+
+
+def rewrite_weights(place: Location, change) -> None:
+    """Change the tensors, and have the manifest vouch for the result."""
+    state = safetensors.torch.load((place / WEIGHTS).read_bytes())
+    change(state)
+    (place / WEIGHTS).write_bytes(safetensors.torch.save(state))
+    reseal(place)
+
+
+def test_the_families_of_this_test_are_all_there_are():
+    assert {config.family for config in CONFIGS.values()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_weights_come_back_bit_for_bit(config, tmp_path):
+    state = state_of(config, SPEC)
+    place = locate(tmp_path / "bundle")
+    digest = write_bundle(
+        place,
+        model_config=config,
+        spec=SPEC,
+        state=state,
+        card=card(20.0),
+        samples_png=None,
+        name="m",
+        images_seen=5,
+    )
+    bundle = load_bundle(place)
+    assert bundle.digest == digest == hashlib.sha256((place / MANIFEST).read_bytes()).hexdigest()
+    assert (bundle.name, bundle.spec, bundle.config.model) == ("m", SPEC, config)
+    assert bundle.card == card(20.0)
+    loaded = bundle.model.state_dict()
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+    assert not bundle.model.training
+    assert not any(p.requires_grad or p.is_meta for p in bundle.model.parameters())
+    labels = torch.zeros(2, dtype=torch.int64) if bundle.model.num_classes else None
+    assert bundle.model.sample(torch.zeros(2, config.latent_dim), labels).shape == (2, 1, 16, 16)
+
+
+def test_loading_leaves_the_random_numbers_alone(make_bundle):
+    place = make_bundle("bundle")
+    before = torch.get_rng_state()
+    load_bundle(place)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_equal_models_have_equal_digests_and_others_do_not(make_bundle):
+    digest = inspect_bundle(make_bundle("a")).digest
+    assert inspect_bundle(make_bundle("b")).digest == digest
+    assert inspect_bundle(make_bundle("c", seed=1)).digest != digest
+
+
+def test_a_bundle_lives_in_any_filesystem(make_bundle, tmp_path):
+    # Through a filesystem that is not the local one, as an object store is not.
+    store = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
+    (tmp_path / "bucket").mkdir()
+    place = Location(store, "bucket/bundle", "memory://bucket/bundle")
+    assert place.local is None
+    place.make_dir()
+    source = make_bundle("bundle")
+    written = write_bundle(
+        place,
+        model_config=GAN,
+        spec=SPEC,
+        state=state_of(GAN, SPEC),
+        card=card(20.0),
+        samples_png=b"\x89PNG not looked at",
+        name="digits-gan",
+        images_seen=1280,
+    )
+    assert load_bundle(place).digest == written == load_bundle(source).digest
+
+
+def test_a_bundle_holds_no_path_to_code(make_bundle):
+    text = (make_bundle("bundle") / "config.json").read_text()
+    assert not any(word in text for word in ("distgen.", "import", "torch", "__", "class_path"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_byte_is_refused_wherever_it_is(name, make_bundle):
+    place = make_bundle("bundle")
+    whole = (place / name).read_bytes()
+    for position in {0, len(whole) // 3, len(whole) // 2, len(whole) - 2}:
+        broken = bytearray(whole)
+        broken[position] ^= 0x01
+        (place / name).write_bytes(bytes(broken))
+        if name == MANIFEST:
+            # White space may change without harm, but then it is another bundle.
+            try:
+                assert load_bundle(place).digest != hashlib.sha256(whole).hexdigest()
+            except DataError:
+                continue
+        else:
+            refused(place, name)
+
+
+@pytest.fixture(scope="module")
+def written_once(tmp_path_factory) -> Location:
+    place = locate(tmp_path_factory.mktemp("bundle"))
+    write_bundle(
+        place,
+        model_config=GAN,
+        spec=SPEC,
+        state=state_of(GAN, SPEC),
+        card=None,
+        samples_png=None,
+        name="m",
+        images_seen=1,
+    )
+    return place
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_flipped_bit_of_the_weights_gets_through(data, written_once):
+    file = Path(written_once.path, WEIGHTS)
+    whole = file.read_bytes()
+    bit = data.draw(st.integers(0, 8 * len(whole) - 1))
+    broken = bytearray(whole)
+    broken[bit // 8] ^= 1 << bit % 8
+    try:
+        file.write_bytes(broken)
+        refused(written_once, WEIGHTS)
+    finally:
+        file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(name, make_bundle):
+    place = make_bundle("bundle")
+    (place / name).remove()
+    refused(place, name)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("length", [0, 11])
+def test_a_file_cut_short_is_named(name, length, make_bundle):
+    place = make_bundle("bundle")
+    (place / name).write_bytes((place / name).read_bytes()[:length])
+    refused(place, name)
+
+
+@pytest.mark.parametrize("name", [*REQUIRED, *OPTIONAL])
+def test_a_link_is_refused_even_to_the_right_bytes(name, make_bundle, tmp_path):
+    place = make_bundle("bundle")
+    elsewhere = tmp_path / "elsewhere"
+    Path(place.path, name).rename(elsewhere)
+    Path(place.path, name).symlink_to(elsewhere)
+    refused(place, name, "link")
+
+
+def test_a_file_that_is_not_listed_is_refused_and_what_desktops_leave_is_not(make_bundle):
+    place = make_bundle("bundle")
+    (place / ".DS_Store").write_text("x")
+    load_bundle(place)
+    (place / "notes.txt").write_text("x")
+    refused(place, "notes.txt", "move the file out")
+
+
+@pytest.mark.parametrize(
+    "name", ["../model.safetensors", "/etc/passwd", "a/b", "code.py", "manifest.json", ""]
+)
+def test_the_manifest_lists_only_names_that_bundles_have(name, make_bundle):
+    place = make_bundle("bundle")
+    manifest = (place / MANIFEST).read_json()
+    manifest["files"][name] = manifest["files"]["config.json"]
+    (place / MANIFEST).write_json(manifest)
+    refused(place, MANIFEST, repr(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [(MANIFEST, "schema_version"), ("config.json", "schema_version"), ("card.json", "version")],
+)
+def test_a_version_from_the_future_asks_for_an_upgrade(name, key, make_bundle):
+    place = make_bundle("bundle")
+    edit(place, name, **{key: 2})
+    if name != MANIFEST:
+        reseal(place)
+    refused(place, name, "version 2", "newer distgen", "pip install --upgrade")
+
+
+def test_an_unknown_family_is_named_with_the_nearest(make_bundle):
+    place = make_bundle("bundle")
+    edit(place, "config.json", model={"family": "gann"})
+    reseal(place)
+    refused(place, "config.json", "'gann'", "did you mean 'gan'?")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {"family": "gan", "width": "wide"}},
+        {"model": {"family": "gan", "code": "os.system"}},
+        {"model": "gan"},
+        {"model": None},
+        {"name": "../up"},
+        {"extra": 1},
+        {"preprocessing": {"scale": "x"}},
+    ],
+)
+def test_a_config_that_is_not_one_is_refused(changes, make_bundle):
+    place = make_bundle("bundle")
+    edit(place, "config.json", **changes)
+    reseal(place)
+    refused(place, "config.json")
+
+
+def test_a_config_that_no_family_can_build_is_refused(make_bundle):
+    place = make_bundle("bundle")
+    edit(place, "config.json", image=ImageSpec(height=16, width=16, mode="L").model_dump())
+    reseal(place)
+    refused(place, "cannot be built", "classes")
+
+
+def test_an_extra_tensor_is_named(make_bundle):
+    place = make_bundle("bundle")
+    rewrite_weights(place, lambda state: state.update(backdoor=torch.zeros(3)))
+    refused(place, WEIGHTS, "backdoor")
+
+
+def test_a_missing_tensor_is_named(make_bundle):
+    place = make_bundle("bundle")
+    name = sorted(state_of(GAN, SPEC))[0]
+    rewrite_weights(place, lambda state: state.pop(name))
+    refused(place, WEIGHTS, name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_tensor_of_another_type_is_named(dtype, make_bundle):
+    place = make_bundle("bundle")
+    name = sorted(state_of(GAN, SPEC))[0]
+    rewrite_weights(place, lambda state: state.update({name: state[name].to(dtype)}))
+    refused(place, WEIGHTS, name, str(dtype).removeprefix("torch."), "float32")
+
+
+def test_a_tensor_of_another_shape_is_named(make_bundle):
+    place = make_bundle("bundle")
+    name = sorted(state_of(GAN, SPEC))[0]
+    rewrite_weights(place, lambda state: state.update({name: state[name][:-1].contiguous()}))
+    refused(place, WEIGHTS, name)
+
+
+def header_says(place: Location, change) -> None:
+    """Rewrite the header of the weights without their values; the manifest vouches for it."""
+    data = (place / WEIGHTS).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    (place / WEIGHTS).write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    reseal(place)
+
+
+def first_tensor(header: dict) -> dict:
+    return header[sorted(name for name in header if name != "__metadata__")[0]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda h: first_tensor(h).update(data_offsets=[0, 10**12]),
+        lambda h: first_tensor(h).update(data_offsets=[8, 12]),
+        lambda h: first_tensor(h).update(data_offsets=[-4, 0]),
+        lambda h: first_tensor(h).update(data_offsets="all"),
+        lambda h: first_tensor(h).update(shape=[10**9, 10**9]),
+        lambda h: first_tensor(h).update(shape=[-1]),
+        lambda h: first_tensor(h).update(shape=[True]),
+        lambda h: first_tensor(h).update(dtype="OBJECT"),
+        lambda h: first_tensor(h).clear(),
+        lambda h: h.update(more=[]),
+    ],
+)
+def test_a_lying_header_is_refused_before_anything_is_read(change, make_bundle):
+    place = make_bundle("bundle")
+    header_says(place, change)
+    refused(place, WEIGHTS)
+
+
+def test_a_huge_header_is_not_read(make_bundle):
+    place = make_bundle("bundle")
+    data = (place / WEIGHTS).read_bytes()
+    (place / WEIGHTS).write_bytes((2**62).to_bytes(8, "little") + data[8:])
+    reseal(place)
+    refused(place, WEIGHTS, "does not begin like")
+
+
+def test_bytes_behind_the_last_tensor_are_refused(make_bundle):
+    place = make_bundle("bundle")
+    (place / WEIGHTS).write_bytes((place / WEIGHTS).read_bytes() + b"more")
+    reseal(place)
+    refused(place, WEIGHTS, "its tensors need")
+
+
+def test_a_folder_that_is_no_bundle_is_told_apart(tmp_path, digits):
+    refused(locate(tmp_path), MANIFEST)
+    refused(locate(digits) / "train", "not a bundle")
+
+
+def test_the_manifest_is_written_last_and_removed_first(make_bundle, monkeypatch):
+    place = make_bundle("bundle")
+    order: list[str] = []
+    write, remove = Location.write_bytes, Location.remove
+    monkeypatch.setattr(
+        Location, "write_bytes", lambda s, d: (order.append(f"write {s.name}"), write(s, d))[1]
+    )
+    monkeypatch.setattr(
+        Location, "remove", lambda s: (order.append(f"remove {s.name}"), remove(s))[1]
+    )
+    make_bundle("bundle", seed=1)
+    assert order[0] == f"remove {MANIFEST}"
+    assert order[-1] == f"write {MANIFEST}"
+    load_bundle(place)
+
+
+def test_a_bundle_written_over_another_leaves_nothing_of_it(make_bundle):
+    make_bundle("bundle")
+    place = make_bundle("bundle", None, seed=1)
+    assert load_bundle(place).card is None
+
+
+def test_a_state_of_another_network_is_refused_when_written(tmp_path):
+    with pytest.raises(ValueError, match="does not fit gan"):
+        write_bundle(
+            locate(tmp_path / "bundle"),
+            model_config=GAN,
+            spec=SPEC,
+            state={"weight": torch.zeros(2)},
+            card=None,
+            samples_png=None,
+            name="m",
+            images_seen=1,
+        )
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_new_card_changes_the_digest_and_not_the_weights(make_bundle):
+    place = make_bundle("bundle")
+    before = load_bundle(place)
+    digest = with_card(place, card(12.5))
+    after = load_bundle(place)
+    assert after.digest == digest != before.digest
+    assert after.card == card(12.5)
+    assert after.manifest.files[WEIGHTS] == before.manifest.files[WEIGHTS]
+    assert "12.5" in (place / "README.md").read_text()
+
+
+def test_the_readme_tells_what_a_person_asks(make_bundle):
+    text = (make_bundle("bundle") / "README.md").read_text()
+    for wanted in (
+        "# digits-gan",
+        "![pictures that it made](samples.png)",
+        "class-conditional generative adversarial network",
+        "16x16",
+        "zero, one, two",
+        "1,280 images",
+        "| Fréchet distance, efficientnet-lite0 | lower | 20 | 1 |",
+        "1,000 generated pictures against 1,000 training pictures of digits",
+        "distgen serve .",
+        "distgen query zero",
+    ):
+        assert wanted in text
+
+
+def test_the_python_in_the_readme_runs(make_bundle, monkeypatch):
+    place = make_bundle("bundle")
+    text = (place / "README.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(place.path)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["images_nchw"].shape == (16, 1, 16, 16)
