@@ -10,8 +10,13 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
 
 from distgen.data import build
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("distgen", deadline=None)
+settings.load_profile("distgen")
 
 
 @pytest.fixture(scope="session")

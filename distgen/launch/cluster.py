@@ -82,6 +82,7 @@ class Connection:
         import ray
 
         ray.shutdown()
+        _print_ray_messages(True)
         self.connected_here = False
         if self.started_here and self.session_dir is not None and not keep_logs:
             shutil.rmtree(self.session_dir, ignore_errors=True)
@@ -95,8 +96,9 @@ class Connection:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # What a user can mend needs no logs; anything else may.
-        self.close(keep_logs=error is not None and not isinstance(error, DistgenError))
+        # What a user can mend or wanted needs no logs; anything else may.
+        expected = error is None or isinstance(error, DistgenError | KeyboardInterrupt)
+        self.close(keep_logs=not expected)
 
 
 def connect(address: str | None = None) -> Connection:
@@ -115,6 +117,7 @@ def connect(address: str | None = None) -> Connection:
 
     if ray.is_initialized():
         return _existing(address)
+    _print_ray_messages(False)
     auth.ensure_token()
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is None or address == "local":
@@ -142,6 +145,8 @@ def _existing(address: str | None) -> Connection:
 def _start_local() -> Connection:
     import ray
 
+    # Nobody drains the only node; the watch for it would be one process more for each start.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     ray.init(
         address="local",
         include_dashboard=True,  # without it Train leaks placement groups
@@ -231,6 +236,16 @@ def dial(host_and_port: str, shown: str) -> None:
             remedy="check the address; `distgen cluster status` shows the one on this machine, "
             "`distgen cluster up` starts one",
         ) from error
+
+
+def _print_ray_messages(wanted: bool) -> None:
+    """Whether Ray prints its nodes' warnings on this process's stdout, where results belong.
+
+    `log_to_driver=False` silences workers only; this is the switch that Ray's debugger uses.
+    """
+    from ray._private import worker
+
+    worker._worker_logs_enabled = wanted
 
 
 def _has_autoscaler() -> bool:

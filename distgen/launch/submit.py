@@ -135,6 +135,8 @@ class Jobs:
         Returns:
             The job's id.
         """
+        # A search that is sent again is one to go on with, as a run is without being told.
+        flags = " --resume" if kind == "tune" else ""
         stem = re.sub(r"[^A-Za-z0-9_-]", "-", name)
         job_id = f"{stem}-{secrets.token_hex(3)}"
         with tempfile.TemporaryDirectory(prefix="distgen-submit-") as folder:
@@ -142,7 +144,7 @@ class Jobs:
             with _explained(self.url):
                 self._client.submit_job(
                     # `exec`: the signal of a stop is for distgen and not for a shell before it.
-                    entrypoint=f"exec python -m distgen {kind} {JOB_FILE}",
+                    entrypoint=f"exec python -m distgen {kind} {JOB_FILE}{flags}",
                     submission_id=job_id,
                     runtime_env={
                         "working_dir": folder,

@@ -1,19 +1,21 @@
 """The wire between a run's rank 0 and the driver: ticks one way, the wish to stop the other.
 
 Ray Train keeps metrics only together with a checkpoint, and looks for them every few seconds;
-a small actor beside the driver carries them at once.
+a small actor beside the driver carries them at once. It passes ticks on as plain data, so that its
+process starts without torch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import ray
 
-from distgen.training.run import Tick
+if TYPE_CHECKING:
+    from distgen.training.run import Tick
 
 SEND_TIMEOUT_S = 60.0
 """A busy driver node may be slow; a telemetry actor that is this silent has gone."""
@@ -26,13 +28,15 @@ class Member:
     rank: int
     pid: int
     host: str
+    interface: str
+    """The network interface that gloo talks through; empty where gloo chooses."""
 
 
 @dataclass
 class News:
     """What has come in since the last look."""
 
-    ticks: list[Tick] = field(default_factory=list)
+    ticks: list[dict[str, Any]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     """Why worker groups were lost, one line each."""
     attempts: int = 0
@@ -57,7 +61,7 @@ class Mailbox:
         self._news.members = sorted([*others, member], key=lambda m: m.rank)
         self._arrived.set()
 
-    async def push(self, tick: Tick) -> bool:
+    async def push(self, tick: dict[str, Any]) -> bool:
         """Deliver a tick; the answer is whether the run should stop."""
         self._news.ticks.append(tick)
         self._arrived.set()
@@ -102,7 +106,7 @@ class Telemetry:
 
     def push(self, tick: Tick) -> bool:
         """Deliver a tick and learn whether to stop."""
-        return bool(ray.get(self._actor.push.remote(tick), timeout=SEND_TIMEOUT_S))
+        return bool(ray.get(self._actor.push.remote(asdict(tick)), timeout=SEND_TIMEOUT_S))
 
     def fault(self, text: str) -> None:
         """Report a lost worker group, without waiting."""

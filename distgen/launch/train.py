@@ -19,18 +19,13 @@ from distgen.core.errors import DistgenError, PreemptedError, TrainingError, Usa
 from distgen.core.storage import Location, locate
 from distgen.data import open_shard_set
 from distgen.launch.cluster import Connection, Room, connect, slots
+from distgen.launch.faults import GiveUpOnKnownErrors, root_cause, unwrap
+from distgen.launch.network import InterfaceTorchConfig
 from distgen.launch.telemetry import News, Telemetry
-from distgen.launch.worker import (
-    GiveUpOnKnownErrors,
-    InterfaceTorchConfig,
-    RankConfig,
-    root_cause,
-    run_rank,
-    unwrap,
-)
+from distgen.launch.worker import run_rank
 from distgen.training.job import ScalingConfig, TrainJob
 from distgen.training.local import stop_on_signals
-from distgen.training.run import RunFolder, prepare
+from distgen.training.run import RunFolder, Tick, prepare
 from distgen.training.trainer import OnTick, Outcome, finished_outcome
 
 POLL_S = 0.5
@@ -143,10 +138,11 @@ class _Launch:
     def _trainer(self, telemetry: Telemetry, storage: Location) -> TorchTrainer:
         scaling = self._job.scaling
         resources = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
-        rank = RankConfig(self._job.model_dump(mode="json"), telemetry)
+        # Plain data: what is typed would make the controller load the whole trainer to read it.
+        told = {"job": self._job.model_dump(mode="json"), "telemetry": telemetry}
         return TorchTrainer(
             run_rank,
-            train_loop_config={"rank": rank},
+            train_loop_config=told,
             # nccl wants a GPU for each rank alone.
             torch_config=InterfaceTorchConfig(
                 backend="nccl" if scaling.gpus_per_worker >= 1 else "gloo"
@@ -201,7 +197,7 @@ class _Launch:
             self._announced = news.attempts
             ranks = [asdict(member) for member in news.members]
             self._folder.event("workers running", self._images_seen, ranks=ranks)
-        for tick in news.ticks:
+        for tick in (Tick(**values) for values in news.ticks):
             self._images_seen = tick.images_seen
             wanted |= self._on_tick(tick)
         return wanted

@@ -7,9 +7,10 @@ import random
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
-from distgen.core.errors import DataError, PreemptedError, UsageError
+from distgen.core.errors import DataError, PreemptedError, TrainingError, UsageError
 from distgen.core.storage import locate
 from distgen.launch import train
 from distgen.launch.cluster import Connection
@@ -61,6 +62,24 @@ def test_two_workers_write_a_whole_run(uninterrupted: dict[str, TrainJob]) -> No
     assert folder.report.is_file()
     assert [event["ranks"] for event in events(job, "started")] == [2]
     assert not (folder.location / "ray").is_dir(), "what Ray keeps for itself is gone"
+
+
+def test_ranks_talk_through_the_interface_of_the_nodes_address(
+    uninterrupted: dict[str, TrainJob], ray_cluster: Connection
+) -> None:
+    address = ray_cluster.address.rpartition(":")[0]
+    (running,) = events(uninterrupted["gan"], "workers running")
+    assert [member["rank"] for member in running["ranks"]] == [0, 1]
+    for member in running["ranks"]:
+        entries = psutil.net_if_addrs()[member["interface"]]
+        assert address in [entry.address for entry in entries]
+
+
+def test_run_is_given_up_after_its_last_failure(make_job: MakeJob) -> None:
+    job = make_job("vae", scaling__max_failures=0)
+    with pytest.raises(TrainingError, match=r"(?s)failed 1 times.*process died.*resumes"):
+        train.run(job, on_tick=KillOnce(job), on_message=lambda _: None)
+    assert len(events(job, "workers running")) == 1
 
 
 @pytest.mark.parametrize("family", list(MODELS))

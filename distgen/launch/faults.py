@@ -1,0 +1,68 @@
+"""What becomes of errors on their way from a rank through Ray to the person who waits.
+
+This module is loaded by Ray Train's controller too, and is therefore light.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+import ray.train
+
+from distgen.core.errors import DistgenError
+from distgen.launch.telemetry import Telemetry
+
+
+class GiveUpOnKnownErrors(ray.train.UserCallback):  # type: ignore[misc]
+    """Ends a run at once on errors that another attempt would only repeat.
+
+    Ray Train would restart the workers for any exception. An error raised from here is the
+    controller's own, which it does not retry, and it reaches the driver whole.
+    """
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
+        """Raise what cannot be cured by a restart; report the rest as a fault."""
+        for error in worker_exceptions.values():
+            known = unwrap(error)
+            if known is not None:
+                raise known
+        self._telemetry.fault(root_cause(worker_exceptions))
+
+
+def unwrap(error: BaseException | None) -> DistgenError | None:
+    """The error of ours inside Ray's wrappers, where there is one."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, DistgenError):
+            return error
+        seen.add(id(error))
+        wrapped = [getattr(error, name, None) for name in ("_base_exc", "controller_failure")]
+        causes = [*wrapped, getattr(error, "cause", None), error.__cause__]
+        error = next((cause for cause in causes if isinstance(cause, BaseException)), None)
+    return None
+
+
+def root_cause(failures: dict[int, Exception]) -> str:
+    """One line on why a worker group failed: the rank that died rather than those it took along."""
+    lines = {rank: _last_line(error) for rank, error in sorted(failures.items())}
+    # When one rank dies its peers fail in the collective that they were waiting in.
+    own = {rank: line for rank, line in lines.items() if not _is_collateral(line)}
+    rank, line = next(iter((own or lines).items()), (0, "unknown"))
+    return f"rank {rank}: {line}"
+
+
+def _last_line(error: Exception) -> str:
+    wrapped = getattr(error, "health_check_failure", None) or error
+    if isinstance(wrapped, ray.exceptions.RayActorError):
+        return "its process died (killed, out of memory, or its node was lost)"
+    lines = [line.strip() for line in str(wrapped).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(wrapped).__name__
+
+
+def _is_collateral(line: str) -> bool:
+    words = ("connection closed by peer", "connection reset", "gloo", "nccl", "broken pipe")
+    return any(word in line.lower() for word in words)

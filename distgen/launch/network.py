@@ -1,0 +1,58 @@
+"""Which network interface the ranks of a run talk through."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import psutil
+import ray
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import _TorchBackend
+
+INTERFACE = "GLOO_SOCKET_IFNAME"
+
+
+class InterfaceTorchConfig(TorchConfig):  # type: ignore[misc]
+    """Ray's torch set-up, after each worker has been told its network interface."""
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        """Ray asks for the class that sets up the process group."""
+        return _InterfaceTorchBackend
+
+
+class _InterfaceTorchBackend(_TorchBackend):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(choose_interface)
+        super().on_start(worker_group, backend_config)
+
+
+def choose_interface() -> None:
+    """Let gloo use the interface that carries this node's address in the cluster.
+
+    By itself gloo takes what the host name resolves to, which on many hosts is loopback, and
+    ranks on other hosts are then refused. What the user has set stays.
+    """
+    if os.environ.get(INTERFACE):
+        return
+    addresses = {
+        name: [entry.address for entry in entries]
+        for name, entries in psutil.net_if_addrs().items()
+    }
+    name = interface_of(ray.util.get_node_ip_address(), addresses)
+    if name is not None:
+        os.environ[INTERFACE] = name
+
+
+def interface_of(address: str, interfaces: dict[str, list[str]]) -> str | None:
+    """The interface that has `address`, or None where no interface has it (as behind a NAT)."""
+    # An IPv6 address may carry its zone, as in fe80::1%eth0.
+    return next(
+        (
+            name
+            for name, addresses in sorted(interfaces.items())
+            if address in (entry.partition("%")[0] for entry in addresses)
+        ),
+        None,
+    )
