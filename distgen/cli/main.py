@@ -7,7 +7,6 @@ import sys
 from typing import Annotated
 
 import typer
-from click.exceptions import ClickException
 
 import distgen
 from distgen.cli import (
@@ -26,7 +25,7 @@ from distgen.cli import (
     tune,
 )
 from distgen.cli.console import err_console
-from distgen.core.errors import EXIT_FAILED, DistgenError
+from distgen.core.errors import EXIT_FAILED, EXIT_USAGE, DistgenError
 
 app = typer.Typer(
     name="distgen",
@@ -84,13 +83,15 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         err_console.print("Interrupted.")
         sys.exit(130)
     except Exception as error:
+        # A wrong flag: Typer's own copy of click, or the package, whichever this version uses.
+        show = getattr(error, "show", None)
+        if callable(show):
+            show()
+            sys.exit(getattr(error, "exit_code", EXIT_USAGE))
         if os.environ.get("DISTGEN_DEBUG"):
             raise
         sys.exit(report(error))
