@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from distgen.core.config import Config
@@ -27,11 +27,11 @@ class GANConfig(Config):
     """Generative adversarial network (Goodfellow et al. 2014), convolutional and residual."""
 
     family: Literal["gan"] = "gan"
-    latent_dim: PositiveInt = 64
+    latent_dim: int = Field(default=64, ge=1, le=65_536)
     """Size of the latent vector."""
-    width: int = Field(default=64, ge=4)
+    width: int = Field(default=64, ge=4, le=8192)
     """Channels at the coarsest resolution; halved with each doubling, down to a quarter."""
-    blocks: PositiveInt = 1
+    blocks: int = Field(default=1, ge=1, le=64)
     """Residual blocks per resolution, in each network."""
     conditional: bool = False
     """Whether pictures are made by class; needs a shard set with classes."""

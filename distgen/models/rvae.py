@@ -10,7 +10,7 @@ import math
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from distgen.core.config import Config
@@ -24,11 +24,11 @@ class RVAEConfig(Config):
     """Recurrent variational autoencoder over the rows of a picture (after Bowman et al. 2016)."""
 
     family: Literal["rvae"] = "rvae"
-    latent_dim: PositiveInt = 40
+    latent_dim: int = Field(default=40, ge=1, le=65_536)
     """Size of the latent vector, one for the whole sequence."""
-    width: int = Field(default=256, ge=4)
+    width: int = Field(default=256, ge=4, le=8192)
     """Hidden units of each LSTM."""
-    clock_features: int = Field(default=16, ge=2, multiple_of=2)
+    clock_features: int = Field(default=16, ge=2, le=1024, multiple_of=2)
     """Sines and cosines that tell the decoder how far along the sequence it is."""
     likelihood: LikelihoodName = "bernoulli"
     """`bernoulli` (stochastically binarised pixels) or `gaussian` (grey levels or colours)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from distgen.core.config import Config
@@ -18,11 +18,11 @@ class VAEConfig(Config):
     """Convolutional variational autoencoder (Kingma & Welling 2014)."""
 
     family: Literal["vae"] = "vae"
-    latent_dim: PositiveInt = 40
+    latent_dim: int = Field(default=40, ge=1, le=65_536)
     """Size of the latent vector."""
-    width: int = Field(default=64, ge=4)
+    width: int = Field(default=64, ge=4, le=8192)
     """Channels at the coarsest resolution; halved with each doubling, down to a quarter."""
-    blocks: PositiveInt = 1
+    blocks: int = Field(default=1, ge=1, le=64)
     """Residual blocks per resolution, in encoder and decoder."""
     likelihood: LikelihoodName = "bernoulli"
     """`bernoulli` (stochastically binarised pixels) or `gaussian` (grey levels or colours)."""

@@ -135,3 +135,14 @@ def test_a_conditional_model_of_pictures_without_classes_is_refused():
         networks_of(SMALL["gan-conditional"], spec)
     assert caught.value.where == "model.conditional"
     assert "conditional=false" in str(caught.value.remedy)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("key", ["latent_dim", "width", "blocks", "clock_features"])
+def test_a_config_cannot_ask_for_networks_without_end(family, key):
+    config = FAMILIES[family].config
+    if key in config.model_fields:
+        with pytest.raises(ValueError, match=key):
+            config(**{key: 10**9})
+    else:
+        assert key in ("blocks", "clock_features")
