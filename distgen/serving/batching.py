@@ -1,0 +1,186 @@
+"""Requests of any size to batches of a few, and back: bounded, fair, and safe to cancel.
+
+No timer holds a picture back: while one batch runs, the next one gathers. A lone request therefore
+waits for nobody, and under load the batches fill by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Draft = TypeVar("Draft")
+Result = TypeVar("Result")
+
+
+class QueueFullError(Exception):
+    """There is no room for this request now.
+
+    Args:
+        retry_after_s: When there should be, in whole seconds.
+    """
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(f"the queue is full; try again in {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(eq=False)
+class _Job(Generic[Item, Result]):
+    """One request on its way through one or more batches."""
+
+    items: Sequence[Item]
+    done: asyncio.Future[list[Result]]
+    results: dict[int, Result]
+    taken: int = 0
+
+
+class Batcher(Generic[Item, Draft, Result]):
+    """Gathers the items of concurrent requests into batches, and makes them in two steps.
+
+    `work` runs in one thread, a batch at a time; `finish` follows in other threads while the next
+    batch runs. Requests take turns: each gets an equal part of a batch, so that a small one does
+    not wait for a large one. Whoever is cancelled leaves the queue at once; what a batch already
+    holds of it is made and thrown away.
+
+    Args:
+        work: Called with at most `max_batch` items; returns one draft per item.
+        finish: Called with items and their drafts; returns one result per item.
+        max_batch: The most items in a batch.
+        max_waiting: Items that may wait or run; a request beyond is refused.
+        finish_threads: Threads that share the finishing of a batch.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Item]], Sequence[Draft]],
+        finish: Callable[[Sequence[Item], Sequence[Draft]], Sequence[Result]],
+        *,
+        max_batch: int,
+        max_waiting: int,
+        finish_threads: int = 1,
+    ) -> None:
+        self.waiting = 0
+        """Items that wait, run or are being finished."""
+        self.max_waiting = max_waiting
+        self._work = work
+        self._finish = finish
+        self._max_batch = max_batch
+        self._finish_threads = finish_threads
+        self._queue: deque[_Job[Item, Result]] = deque()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._finishers = ThreadPoolExecutor(finish_threads, thread_name_prefix="finish")
+        self._running: asyncio.Task[None] | None = None
+        self._finishing: set[asyncio.Task[None]] = set()
+        self._items_per_s = 0.0
+
+    async def submit(self, items: Sequence[Item]) -> list[Result]:
+        """The results of `items`, in order.
+
+        Raises:
+            QueueFullError: With these items more than may wait would wait.
+        """
+        if not items:
+            return []
+        too_many = self.waiting + len(items) - self.max_waiting
+        if too_many > 0:
+            raise QueueFullError(max(1, math.ceil(too_many / (self._items_per_s or too_many))))
+        job: _Job[Item, Result] = _Job(items, asyncio.get_running_loop().create_future(), {})
+        self._queue.append(job)
+        self.waiting += len(items)
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
+        try:
+            return await job.done
+        finally:
+            if job in self._queue:
+                self._queue.remove(job)
+                self.waiting -= len(items) - job.taken
+
+    async def close(self) -> None:
+        """Fail what waits, let the running batch end, and join the threads."""
+        for job in self._queue:
+            if not job.done.done():
+                job.done.set_exception(RuntimeError("the endpoint is shutting down"))
+        if self._running is not None:
+            await self._running
+        await asyncio.gather(*self._finishing)
+        self._worker.shutdown()
+        self._finishers.shutdown()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        # Requests whose bytes have just arrived are parsed first, and join this batch.
+        await asyncio.sleep(0)
+        while batch := self._next_batch():
+            started = time.monotonic()
+            items = [job.items[index] for job, index in batch]
+            try:
+                drafts = await loop.run_in_executor(self._worker, self._work, items)
+            except Exception as error:
+                self._fail(batch, error)
+            else:
+                self._note_speed(len(batch), time.monotonic() - started)
+                task = asyncio.create_task(self._finish_batch(batch, items, drafts))
+                self._finishing.add(task)
+                task.add_done_callback(self._finishing.discard)
+            await asyncio.sleep(0)
+        self._running = None
+
+    def _next_batch(self) -> list[tuple[_Job[Item, Result], int]]:
+        batch: list[tuple[_Job[Item, Result], int]] = []
+        while self._queue and len(batch) < self._max_batch:
+            share = max(1, (self._max_batch - len(batch)) // len(self._queue))
+            job = self._queue.popleft()
+            if job.done.done():  # failed in an earlier batch, or cancelled just now
+                self.waiting -= len(job.items) - job.taken
+                continue
+            until = min(job.taken + share, len(job.items))
+            batch += [(job, index) for index in range(job.taken, until)]
+            job.taken = until
+            if until < len(job.items):
+                self._queue.append(job)
+        return batch
+
+    async def _finish_batch(
+        self,
+        batch: Sequence[tuple[_Job[Item, Result], int]],
+        items: Sequence[Item],
+        drafts: Sequence[Draft],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        size = math.ceil(len(items) / self._finish_threads)
+        parts = [slice(start, start + size) for start in range(0, len(items), size)]
+        try:
+            finished = await asyncio.gather(
+                *(
+                    loop.run_in_executor(self._finishers, self._finish, items[part], drafts[part])
+                    for part in parts
+                )
+            )
+        except Exception as error:
+            self._fail(batch, error)
+            return
+        results = [result for part in finished for result in part]
+        self.waiting -= len(batch)
+        for (job, index), result in zip(batch, results, strict=True):
+            job.results[index] = result
+            if len(job.results) == len(job.items) and not job.done.done():
+                job.done.set_result([job.results[i] for i in range(len(job.items))])
+
+    def _fail(self, batch: Sequence[tuple[_Job[Item, Result], int]], error: Exception) -> None:
+        self.waiting -= len(batch)
+        for job, _ in batch:
+            if not job.done.done():
+                job.done.set_exception(error)
+
+    def _note_speed(self, items: int, seconds: float) -> None:
+        speed = items / max(seconds, 1e-6)
+        self._items_per_s = speed if not self._items_per_s else (self._items_per_s * 7 + speed) / 8

@@ -1,0 +1,149 @@
+"""A plain client of the endpoint, whose errors say what to do."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from distgen.core.errors import DistgenError, UsageError
+from distgen.serving.sampler import UInt8Images
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one request."""
+
+    images_nhwc: UInt8Images
+    """Pictures `[n, H, W, C]`."""
+    seeds: tuple[int, ...]
+    """Each picture's own: sent with n=1, it brings the picture back."""
+    labels: tuple[str, ...]
+    """Each picture's class name; empty for a model without classes."""
+    model: str
+    digest: str
+    """SHA-256 of the bundle's manifest."""
+
+
+class Client:
+    """Asks one endpoint for pictures.
+
+    Args:
+        url: Where it answers, without `/v1`.
+        timeout_s: For one request.
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, timeout_s: float = 120.0) -> None:
+        self.url = url.rstrip("/").removesuffix("/v1")
+        if not self.url.startswith(("http://", "https://")):
+            raise UsageError(f"{url!r} is not a URL.", remedy=f"--url {DEFAULT_URL}")
+        self._timeout_s = timeout_s
+
+    def model(self) -> dict[str, Any]:
+        """What the endpoint says of its model.
+
+        Raises:
+            DistgenError: The endpoint cannot be reached, or answers something else.
+        """
+        models: list[dict[str, Any]] = self._send("GET", "/v1/models")["data"]
+        return models[0]
+
+    def classes(self) -> list[str]:
+        """Names of the classes that can be asked for.
+
+        Raises:
+            DistgenError: The endpoint cannot be reached, or answers something else.
+        """
+        return list(self.model()["classes"])
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        n: int = 1,
+        seed: int | None = None,
+        truncation: float | None = None,
+        class_labels: Sequence[str | int] | None = None,
+    ) -> Answer:
+        """Pictures of a class, or of classes drawn at random.
+
+        Args:
+            prompt: A class name, `class:7` or `random`.
+            n: How many.
+            seed: Same seed, same bytes.
+            truncation: Bound of the latents.
+            class_labels: A class for each picture, instead of a prompt.
+
+        Raises:
+            UsageError: The endpoint refuses the request.
+            DistgenError: The endpoint cannot be reached, or fails.
+        """
+        asked: dict[str, Any] = {
+            "prompt": prompt,
+            "n": n,
+            "seed": seed,
+            "truncation": truncation,
+            "class_labels": None if class_labels is None else list(class_labels),
+        }
+        body = {name: value for name, value in asked.items() if value is not None}
+        answer = self._send("POST", "/v1/images/generations", body)
+        images = answer["data"]
+        return Answer(
+            np.stack([_pixels(base64.b64decode(image["b64_json"])) for image in images]),
+            tuple(image["seed"] for image in images),
+            tuple(image["revised_prompt"] for image in images if "revised_prompt" in image),
+            answer["model"],
+            answer["digest"],
+        )
+
+    def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        url = f"{self.url}{path}"
+        try:
+            answer = httpx.request(method, url, json=body, timeout=self._timeout_s)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise DistgenError(
+                "No endpoint answers.",
+                where=self.url,
+                cause=str(error) or type(error).__name__,
+                remedy="distgen serve MODEL starts one; --url says where it is",
+            ) from error
+        try:
+            content = answer.json()
+        except ValueError:
+            content = None
+        if answer.is_success and isinstance(content, dict) and "data" in content:
+            return content
+        raise _refusal(answer, content)
+
+
+def _refusal(answer: httpx.Response, content: Any) -> DistgenError:
+    where = str(answer.url)
+    error = content.get("error") if isinstance(content, dict) else None
+    if not isinstance(error, dict) or "message" not in error:
+        return DistgenError(
+            f"What answers there is not a distgen endpoint (HTTP {answer.status_code}).",
+            where=where,
+            cause=answer.text[:200] or None,
+            remedy="--url with the address that `distgen serve` printed",
+        )
+    # The endpoint's messages are two sentences: what is wrong, and what to do.
+    what, _, remedy = str(error["message"]).partition(". ")
+    kind = UsageError if answer.status_code in (400, 404, 413) else DistgenError
+    return kind(
+        what.rstrip(".") + ".",
+        where=f"{where}, {error['param']}" if error.get("param") else where,
+        remedy=remedy or None,
+    )
+
+
+def _pixels(data: bytes) -> UInt8Images:
+    with Image.open(io.BytesIO(data)) as image:
+        pixels = np.asarray(image)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels

@@ -1,0 +1,217 @@
+"""The endpoint as it is deployed: Ray Serve behind HAProxy, asked by clients that know nothing."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import openai
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from distgen.core.errors import DataError, UsageError
+from distgen.core.spec import ImageSpec
+from distgen.core.storage import Location, locate
+from distgen.models import GANConfig, build_networks
+from distgen.registry.bundle import load_bundle, write_bundle
+from distgen.serving import app
+from distgen.serving.client import Client
+from distgen.serving.engine import network_of
+from distgen.serving.environment import free_port
+from distgen.serving.sampler import Picture, Sampler, picture_seed
+
+CLASSES = ("Trouser", "Sneaker", "Ankle boot")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Location:
+    location = locate(tmp_path_factory.mktemp("model") / "bundle")
+    spec = ImageSpec(height=28, width=28, mode="L", classes=CLASSES)
+    config = GANConfig(latent_dim=16, width=16, conditional=True)
+    torch.manual_seed(0)
+    state = build_networks(config, spec)["generator"].state_dict()
+    write_bundle(
+        location,
+        model_config=config,
+        spec=spec,
+        state=state,
+        card=None,
+        samples_png=None,
+        name="fashion",
+        images_seen=0,
+    )
+    return location
+
+
+@pytest.fixture(scope="module")
+def url(ray_cluster, bundle: Location) -> Iterator[str]:
+    port = free_port()
+    with app.running(bundle, port=port) as url:
+        yield url
+    # Shutdown leaves nothing: no port, no process, no file.
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+    assert not haproxies()
+
+
+def haproxies() -> list[psutil.Process]:
+    """HAProxy processes that descend from this one's Ray cluster."""
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "haproxy" in process.name() and process.status() != psutil.STATUS_ZOMBIE
+    ]
+
+
+def pixels(text: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+def test_official_client_gets_what_the_weights_alone_would_make(url, bundle):
+    with openai.OpenAI(api_key="none", base_url=f"{url}/v1", max_retries=0) as client:
+        answer = client.images.generate(
+            model="fashion",
+            prompt="sneaker",
+            n=20,
+            size="28x28",  # type: ignore[call-overload]
+            response_format="b64_json",
+            extra_body={"seed": 7},
+        )
+        assert [model.id for model in client.models.list()] == ["fashion"]
+        with pytest.raises(openai.BadRequestError, match="did you mean 'Sneaker'"):
+            client.images.generate(prompt="sneeker")
+    loaded = load_bundle(bundle)
+    sampler = Sampler(network_of(loaded), loaded.spec)
+    expected = sampler.sample([Picture(picture_seed(7, i), 1) for i in range(20)])
+    got = np.stack([pixels(image.b64_json) for image in answer.data])
+    np.testing.assert_array_equal(got, expected[:, :, :, 0])
+    assert answer.digest == loaded.digest
+
+
+def test_concurrent_clients_get_the_same_bytes_as_alone(url):
+    alone = Client(url).generate("sneaker", n=5, seed=11)
+
+    def ask(number: int) -> list[np.ndarray]:
+        client = Client(url)
+        return [
+            client.generate("sneaker", n=5, seed=11).images_nhwc
+            if turn % 2
+            else client.generate("random", n=1 + number, seed=turn).images_nhwc
+            for turn in range(8)
+        ]
+
+    with ThreadPoolExecutor(2) as threads:
+        for answers in threads.map(ask, range(2)):
+            for images in answers[1::2]:
+                np.testing.assert_array_equal(images, alone.images_nhwc)
+
+
+def test_haproxy_answers_and_listens_on_loopback_only(url):
+    (proxy,) = haproxies()
+    listening = {
+        connection.laddr
+        for connection in proxy.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert ("127.0.0.1", int(url.rpartition(":")[2])) in listening
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def test_replica_listens_on_loopback_only(url):
+    for process in psutil.Process().children(recursive=True):
+        if "ServeReplica" not in process.name() and "ServeRepl" not in process.name():
+            continue
+        http = [
+            c.laddr for c in process.net_connections("inet") if 30_000 <= c.laddr.port <= 31_000
+        ]
+        assert {address.ip for address in http} == {"127.0.0.1"}
+        return
+    pytest.fail("no replica found")
+
+
+def test_probes_and_errors_pass_through_the_proxy(url):
+    assert httpx.get(f"{url}/readyz").json()["status"] == "ready"
+    for body in (b"", b"prompt=sneaker", b'{"n": 0}', b'{"n": 1000000000}', b'{"sede": 1}'):
+        answer = httpx.post(f"{url}/v1/images/generations", content=body)
+        assert answer.status_code == 400
+        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_hung_up_clients_do_not_wedge_the_endpoint(url):
+    for _ in range(10):
+        with pytest.raises(httpx.TimeoutException):
+            httpx.post(f"{url}/v1/images/generations", json={"n": 256}, timeout=0.005)
+    assert len(Client(url).generate("sneaker", n=3).seeds) == 3
+
+
+def test_a_second_endpoint_in_the_same_cluster_is_refused(url, bundle):
+    with (
+        pytest.raises(UsageError, match="serves something already"),
+        app.running(bundle, port=free_port()),
+    ):
+        pass
+
+
+def test_query_saves_the_grid(url, tmp_path):
+    done = distgen("query", "sneaker", "-n", "9", "--out", "grid.png", "--url", url, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "grid.png" in done.stdout
+    grid = Image.open(tmp_path / "grid.png")
+    assert grid.size == (3 * 58 + 2, 3 * 58 + 2)
+    failed = distgen("query", "sneeker", "--url", url, cwd=tmp_path)
+    assert failed.returncode == 2
+    assert "did you mean 'Sneaker'" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def distgen(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "distgen", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def test_serve_command_answers_until_told_to_stop_and_leaves_nothing(bundle, tmp_path):
+    port = free_port()
+    started = distgen("serve", bundle.url, "--port", str(port), "--detach", "--json", cwd=tmp_path)
+    assert started.returncode == 0, started.stderr
+    url = json.loads(started.stdout)["url"]
+    try:
+        refused = distgen("serve", bundle.url, "--port", str(port), cwd=tmp_path)
+        assert refused.returncode == 2
+        assert f"Port {port} of 127.0.0.1 is taken" in refused.stderr
+        status = json.loads(distgen("endpoint", "status", "--json", cwd=tmp_path).stdout)
+        (row,) = [row for row in status["endpoints"] if row["url"] == url]
+        assert row["ready"]
+        family = [psutil.Process(row["pid"])]
+        family += family[0].children(recursive=True)
+        assert Client(url).classes() == list(CLASSES)
+    finally:
+        stopped = distgen("endpoint", "stop", "--url", url, cwd=tmp_path)
+    assert stopped.returncode == 0, stopped.stderr
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert [process.name() for process in alive] == []
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_damaged_bundle_is_refused_before_anything_starts(ray_cluster, bundle, tmp_path):
+    place = tmp_path / "damaged"
+    place.mkdir()
+    for file in bundle.list():
+        (place / file.name).write_bytes(file.read_bytes())
+    weights = place / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(DataError, match=r"model\.safetensors"), app.running(str(place), port=0):
+        pass

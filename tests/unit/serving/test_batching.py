@@ -1,0 +1,185 @@
+"""Batches are bounded and fair, and survive cancelled requests and work that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from distgen.serving.batching import Batcher, QueueFullError
+
+
+class Gate:
+    """Work that waits until it is let through, and remembers its batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.open = threading.Semaphore(0)
+        self.entered = threading.Semaphore(0)
+
+    def __call__(self, items: Sequence[int]) -> list[int]:
+        self.batches.append(list(items))
+        self.entered.release()
+        self.open.acquire()
+        return [item * 10 for item in items]
+
+    async def wait_until_busy(self) -> None:
+        await asyncio.to_thread(self.entered.acquire)
+
+
+def add_one(_: Sequence[int], drafts: Sequence[int]) -> list[int]:
+    return [draft + 1 for draft in drafts]
+
+
+def times_ten(items: Sequence[int]) -> list[int]:
+    return [item * 10 for item in items]
+
+
+def batcher(work, finish=add_one, max_batch=4, max_waiting=100, **options) -> Batcher:
+    return Batcher(work, finish, max_batch=max_batch, max_waiting=max_waiting, **options)
+
+
+@pytest.mark.parametrize("finish_threads", [1, 3])
+def test_every_request_gets_its_own_results_in_order(finish_threads):
+    async def run() -> None:
+        batches = batcher(times_ten, max_waiting=10_000, finish_threads=finish_threads)
+        requests = [list(range(start, start + start % 11)) for start in range(60)]
+        answers = await asyncio.gather(*(batches.submit(request) for request in requests))
+        assert answers == [[item * 10 + 1 for item in request] for request in requests]
+        assert batches.waiting == 0
+        await batches.close()
+
+    asyncio.run(run())
+
+
+def test_what_arrives_while_a_batch_runs_shares_the_next_one():
+    async def run() -> None:
+        gate = Gate()
+        batches = batcher(gate)
+        first = asyncio.create_task(batches.submit([0]))
+        await gate.wait_until_busy()
+        others = [asyncio.create_task(batches.submit([i])) for i in (1, 2, 3)]
+        await asyncio.sleep(0)
+        for _ in range(2):
+            gate.open.release()
+        assert await asyncio.gather(first, *others) == [[1], [11], [21], [31]]
+        assert gate.batches == [[0], [1, 2, 3]]
+        await batches.close()
+
+    asyncio.run(run())
+
+
+def test_a_large_request_is_split_and_lets_small_ones_pass():
+    async def run() -> None:
+        gate = Gate()
+        batches = batcher(gate)
+        large = asyncio.create_task(batches.submit(list(range(12))))
+        await gate.wait_until_busy()
+        small = asyncio.create_task(batches.submit([100]))
+        await asyncio.sleep(0)
+        for _ in range(4):
+            gate.open.release()
+        assert await small == [1001]
+        assert await large == [i * 10 + 1 for i in range(12)]
+        assert [100 in batch for batch in gate.batches] == [False, True, False, False]
+        assert max(map(len, gate.batches)) <= 4
+        await batches.close()
+
+    asyncio.run(run())
+
+
+def test_full_queue_refuses_at_once_and_says_when_to_come_back():
+    async def run() -> None:
+        gate = Gate()
+        batches = batcher(gate, max_waiting=6)
+        waiting = asyncio.create_task(batches.submit([1, 2, 3, 4, 5]))
+        await gate.wait_until_busy()
+        refused = asyncio.create_task(batches.submit([6, 7]))
+        await asyncio.sleep(0)
+        assert refused.done()  # without waiting for the batch
+        error = refused.exception()
+        assert isinstance(error, QueueFullError)
+        assert error.retry_after_s >= 1
+        fits = asyncio.create_task(batches.submit([6]))
+        for _ in range(3):
+            gate.open.release()
+        assert await fits == [61]
+        assert len(await waiting) == 5
+        assert batches.waiting == 0
+        await batches.close()
+
+    asyncio.run(run())
+
+
+def test_cancelled_request_frees_its_slots_and_the_others_go_on():
+    async def run() -> None:
+        gate = Gate()
+        batches = batcher(gate, max_waiting=10)
+        running = asyncio.create_task(batches.submit([0, 1, 2, 3, 4]))  # one more than a batch
+        await gate.wait_until_busy()
+        queued = asyncio.create_task(batches.submit([5, 6, 7, 8, 9]))
+        await asyncio.sleep(0)
+        assert batches.waiting == 10
+        queued.cancel()
+        await asyncio.gather(queued, return_exceptions=True)
+        assert batches.waiting == 5
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert batches.waiting == 4  # what the running batch holds
+        after = asyncio.create_task(batches.submit([42]))
+        for _ in range(2):
+            gate.open.release()
+        assert await after == [421]
+        assert batches.waiting == 0
+        assert gate.batches == [[0, 1, 2, 3], [42]]
+        await batches.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("broken_step", ["work", "finish"])
+def test_a_batch_that_fails_fails_its_requests_only(broken_step):
+    def work(items: Sequence[int]) -> list[int]:
+        if broken_step == "work" and -1 in items:
+            raise ZeroDivisionError
+        return times_ten(items)
+
+    def finish(items: Sequence[int], drafts: Sequence[int]) -> list[int]:
+        if broken_step == "finish" and -1 in items:
+            raise ZeroDivisionError
+        return add_one(items, drafts)
+
+    async def run() -> None:
+        batches = batcher(work, finish)
+        bad = asyncio.create_task(batches.submit([-1, 1, 2, 3, 4, 5]))
+        with pytest.raises(ZeroDivisionError):
+            await bad
+        assert await batches.submit([7]) == [71]
+        assert batches.waiting == 0
+        await batches.close()
+
+    asyncio.run(run())
+
+
+def test_close_ends_what_waits_and_joins_the_threads():
+    async def run() -> None:
+        gate = Gate()
+        before = threading.active_count()
+        batches = batcher(gate)
+        running = asyncio.create_task(batches.submit([0, 1, 2, 3]))
+        await gate.wait_until_busy()
+        queued = asyncio.create_task(batches.submit([9]))
+        await asyncio.sleep(0)
+        gate.open.release()
+        await batches.close()
+        assert await running == [1, 11, 21, 31]
+        with pytest.raises(RuntimeError, match="shutting down"):
+            await queued
+        # What is left belongs to the event loop's own pool, which `wait_until_busy` uses.
+        names = [thread.name for thread in threading.enumerate()]
+        assert not [name for name in names if name.startswith(("batches", "finish"))]
+        assert threading.active_count() <= before + 1
+
+    asyncio.run(run())

@@ -1,0 +1,129 @@
+"""What surrounds Ray Serve: ports, HAProxy's starter, and endpoints that were left running."""
+
+from __future__ import annotations
+
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from distgen.serving import detached
+from distgen.serving.environment import free_port, is_free, serve_environment, url_of
+
+
+def test_a_port_that_is_listened_on_is_not_free():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        assert not is_free("127.0.0.1", server.getsockname()[1])
+    assert is_free("127.0.0.1", free_port())
+
+
+def test_an_address_of_another_machine_is_an_error():
+    with pytest.raises(OSError, match="assign"):
+        is_free("192.0.2.77", 8000)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("0.0.0.0", "http://127.0.0.1:80"),
+        ("::", "http://[::1]:80"),
+        ("10.0.0.7", "http://10.0.0.7:80"),
+    ],
+)
+def test_urls_that_this_machine_reaches(host, url):
+    assert url_of(host, 80) == url
+
+
+def test_haproxy_starts_with_every_port_of_its_own_on_loopback(tmp_path: Path):
+    environment = serve_environment(tmp_path, haproxy="/bin/echo")
+    stats = environment["RAY_SERVE_HAPROXY_STATS_PORT"]
+    metrics = environment["RAY_SERVE_HAPROXY_METRICS_PORT"]
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(
+        f"frontend prometheus\n    bind :{metrics}\nfrontend http\n    bind 127.0.0.1:8000\n"
+        f"listen stats\n  bind *:{stats}\n"
+    )
+    starter = environment["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    started = subprocess.run(
+        [starter, "-db", "-f", str(config), "-dR"], capture_output=True, text=True, check=True
+    )
+    assert started.stdout == f"-db -f {config} -dR\n"
+    binds = [line.strip() for line in config.read_text().splitlines() if "bind" in line]
+    assert binds == [
+        f"bind 127.0.0.1:{metrics}",
+        "bind 127.0.0.1:8000",
+        f"bind 127.0.0.1:{stats}",
+    ]
+    assert stat.S_IMODE(Path(starter).stat().st_mode) == 0o700
+
+
+def test_haproxy_ends_when_its_parent_is_killed(tmp_path: Path):
+    haproxy = tmp_path / "stands-for-haproxy"
+    haproxy.write_text("#!/bin/sh\necho $$\nexec sleep 60\n")
+    haproxy.chmod(0o700)
+    config = tmp_path / "haproxy.cfg"
+    config.write_text("")
+    environment = serve_environment(tmp_path, str(haproxy))
+    program = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+    starter = environment["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program, starter, "-f", str(config)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    gone, _ = psutil.wait_procs([child], timeout=20)
+    parent.stdout.close()
+    assert gone or child.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def _remember(pid: int, started: float, port: int) -> None:
+    folder = detached.state_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    endpoint = detached.Detached(
+        pid=pid, started=started, model="m", url=f"http://127.0.0.1:{port}", log="log"
+    )
+    (folder / f"{port}.json").write_text(endpoint.model_dump_json())
+
+
+def test_stop_ends_what_was_started_and_forgets_it(sleeper):
+    _remember(sleeper.pid, psutil.Process(sleeper.pid).create_time(), free_port())
+    (endpoint,) = detached.find_all()
+    assert not endpoint.is_ready()
+    detached.stop(endpoint)
+    assert sleeper.poll() is not None
+    assert detached.find_all() == []
+
+
+def test_a_process_that_took_over_the_number_is_left_alone(sleeper):
+    _remember(sleeper.pid, time.time() - 10_000, 8000)
+    assert detached.find_all() == []
+    assert list(detached.state_folder().glob("*.json")) == []
+    assert sleeper.poll() is None
+
+
+def test_unreadable_state_is_removed_and_not_believed(sleeper):
+    detached.state_folder().mkdir(parents=True)
+    (detached.state_folder() / "8000.json").write_text('{"pid": 1}')
+    assert detached.find_all() == []
+    assert list(detached.state_folder().iterdir()) == []
