@@ -1,0 +1,192 @@
+"""Pictures 0 to N-1 of a model as a shard set, made by as many processes as there is room for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+
+from distgen.core.errors import UsageError, did_you_mean
+from distgen.core.storage import Location, locate
+from distgen.data.convert import Target, encode
+from distgen.data.index import Manifest
+from distgen.data.pack import SetWriter, existing_sets, remove_set
+from distgen.launch.cluster import connect
+from distgen.registry.bundle import load_bundle
+from distgen.serving.engine import network_of
+from distgen.serving.sampler import MAX_SEED, Picture, Sampler, picture_seed
+
+RANGE = 256
+"""Pictures that a process makes at a time."""
+_MAX_BLOCKS = 1_000
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What determines every picture, together with the bundle's weights."""
+
+    bundle: str
+    """Path or URL of the bundle's folder."""
+    seed: int
+    labels: tuple[int, ...]
+    """Classes that pictures take in turn; empty for a model without classes."""
+    truncation: float | None
+
+    def picture(self, index: int) -> Picture:
+        """Picture number `index`, wherever it is made."""
+        label = self.labels[index % len(self.labels)] if self.labels else None
+        return Picture(picture_seed(self.seed, index), label, self.truncation)
+
+
+def generate(
+    bundle: Location,
+    destination: str,
+    count: int,
+    *,
+    seed: int = 0,
+    classes: Sequence[str] = (),
+    truncation: float | None = None,
+    workers: int | None = None,
+    gpus_per_worker: float = 0.0,
+    address: str | None = None,
+    overwrite: bool = False,
+    on_progress: Progress | None = None,
+) -> Manifest:
+    """Write `count` pictures as a shard set, which trains again like any other.
+
+    Picture i is the same however many workers make it, and the same as the i-th picture that an
+    endpoint returns for this seed and class. The manifest is written last: what is cut short is no
+    shard set.
+
+    Args:
+        bundle: The model.
+        destination: Path or URL of the shard set's folder.
+        count: How many pictures.
+        seed: Another seed, other pictures.
+        classes: Names that pictures take in turn; all of the model's by default.
+        truncation: Bound of the latents, or None.
+        workers: Processes that each hold the model; by default one for each CPU of the cluster.
+        gpus_per_worker: GPUs of each process.
+        address: A Ray cluster; without one, a private one on this machine.
+        overwrite: Whether a shard set that is there already is replaced.
+        on_progress: Called with the pictures written so far and `count`.
+
+    Returns:
+        The shard set's manifest.
+
+    Raises:
+        UsageError: A class, the destination or a number cannot be used.
+        DataError: The bundle is not what its manifest says.
+    """
+    _check_range("count", count, 1)
+    _check_range("seed", seed, 0, MAX_SEED)
+    _check_range("workers", workers or 1, 1)
+    loaded = load_bundle(bundle)
+    num_classes = network_of(loaded).num_classes
+    names = loaded.spec.classes if num_classes else ()
+    recipe = Recipe(bundle.url, seed, _labels(names, classes), truncation)
+    location = locate(destination)
+    _make_room(location, overwrite)
+    image = loaded.spec.model_copy(update={"classes": names})
+    with (
+        connect(address),
+        SetWriter(
+            location,
+            name=f"{loaded.name}-generated",
+            image=image,
+            fields=("cls", "png") if names else ("png",),
+        ) as writer,
+    ):
+        workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        for done, (label, data) in enumerate(_stream(recipe, count, workers, gpus_per_worker), 1):
+            writer.add(f"{done - 1:09d}", {"png": data}, label)
+            if on_progress is not None and (done % RANGE == 0 or done == count):
+                on_progress(done, count)
+        return writer.commit()
+
+
+def _stream(
+    recipe: Recipe, count: int, workers: int, gpus_per_worker: float
+) -> Iterator[tuple[int, bytes]]:
+    """Label and PNG of every picture, in the order of their numbers."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    starts = range(0, count, RANGE)
+    ranges = [{"start": start, "stop": min(start + RANGE, count)} for start in starts]
+    made = ray.data.from_items(
+        ranges, override_num_blocks=min(len(ranges), _MAX_BLOCKS)
+    ).map_batches(
+        _Painter,
+        fn_constructor_args=(recipe,),
+        batch_size=1,
+        num_cpus=1,
+        num_gpus=gpus_per_worker or None,
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(ranges))),
+    )
+    for batch in made.iter_batches(batch_size=None, batch_format="numpy"):
+        yield from zip(map(int, batch["label"]), batch["png"], strict=True)
+
+
+class _Painter:
+    """A process that holds the model and makes ranges of pictures."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        bundle = load_bundle(locate(recipe.bundle))
+        spec = bundle.spec
+        self._recipe = recipe
+        self._target = Target(spec.height, spec.width, spec.mode, encoding="png")
+        device = "cuda" if ray.get_gpu_ids() else "cpu"
+        self._sampler = Sampler(network_of(bundle), spec, device=device)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Labels (-1 where there are none) and PNGs of one range."""
+        numbers = range(int(batch["start"][0]), int(batch["stop"][0]))
+        pictures = [self._recipe.picture(number) for number in numbers]
+        files = [
+            encode(image_hwc, self._target, lossy=False).data
+            for image_hwc in self._sampler.sample(pictures)
+        ]
+        labels = [-1 if picture.label is None else picture.label for picture in pictures]
+        return {"label": np.array(labels), "png": np.array(files, dtype=object)}
+
+
+def _labels(names: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...]:
+    for name in wanted:
+        if not names:
+            raise UsageError(
+                f"The class {name!r} cannot be asked for: this model has no classes.",
+                remedy="leave --class out",
+            )
+        if name not in names:
+            raise UsageError(f"There is no class {name!r}.", remedy=did_you_mean(name, names))
+    return tuple(names.index(name) for name in wanted or names)
+
+
+def _make_room(location: Location, overwrite: bool) -> None:
+    if location.is_file():
+        raise UsageError(f"{str(location)!r} is a file; a shard set is a folder.")
+    for place in existing_sets(location):
+        if not overwrite:
+            raise UsageError(
+                f"There is a shard set at {str(place)!r} already.",
+                remedy="another folder, or --overwrite to replace it",
+            )
+        remove_set(place)
+
+
+def _check_range(name: str, value: int, least: int, most: int | None = None) -> None:
+    if value < least or (most is not None and value > most):
+        upper = "" if most is None else f" and at most {most}"
+        raise UsageError(
+            f"{name} cannot be {value}.", remedy=f"--{name} of at least {least}{upper}"
+        )
