@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distgen.cli.console import console, err_console, print_json
+from distgen.cli.console import console, print_json
 
 if TYPE_CHECKING:
-    from rich.status import Status
-
     from distgen.core.storage import Location
     from distgen.data import ShardSet
     from distgen.metrics.card import Card, EvaluationConfig
     from distgen.registry import Bundle
     from distgen.training.job import TrainJob
-
-PLAIN_EVERY_S = 10.0
 
 
 def evaluate(
@@ -90,10 +84,15 @@ def _measure(
 ) -> Card:
     import torch
 
+    from distgen.cli.progress import LiveDisplay
     from distgen.metrics.card import evaluate_card
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with _Progress(bundle.name) as progress:
+    with LiveDisplay(bundle.name, transient=True) as display:
+
+        def progress(detail: str) -> None:
+            display.update(f"{bundle.name}  {detail}", detail, detail.rstrip("0123456789,/ "))
+
         return evaluate_card(
             bundle.model.to(device),
             bundle.config.model,
@@ -171,37 +170,3 @@ def _refuse_store(bundle: Location, root: str) -> None:
             where=str(bundle),
             remedy="leave --into-bundle away, or evaluate the run and promote it again",
         )
-
-
-class _Progress:
-    """One line that says what is being done: rewritten in a terminal, now and then elsewhere."""
-
-    def __init__(self, title: str) -> None:
-        self._title = title
-        self._status: Status | None = None
-        self._last_stage, self._last_plain = "", 0.0
-
-    def __enter__(self) -> _Progress:
-        if err_console.is_terminal:
-            self._status = err_console.status(f"{self._title}  starting ...")
-            self._status.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._status:
-            self._status.stop()
-
-    def __call__(self, detail: str) -> None:
-        if self._status:
-            self._status.update(f"{self._title}  {detail}")
-            return
-        stage = detail.rstrip("0123456789,/ ")
-        now = time.monotonic()
-        if stage != self._last_stage or now - self._last_plain >= PLAIN_EVERY_S:
-            err_console.print(f"{self._title}  {detail}", markup=False, soft_wrap=True)
-            self._last_stage, self._last_plain = stage, now

@@ -1,36 +1,40 @@
-"""A run as a person watches it: one live line in a terminal, plain lines elsewhere."""
+"""Long work as a person watches it: live in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
+from rich.console import RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from distgen.cli.console import err_console
-from distgen.training.run import Tick
 
-PLAIN_EVERY_S = 10.0
+if TYPE_CHECKING:
+    from distgen.training.run import Tick
 
 
-class TrainingDisplay:
-    """Shows ticks as they come; use it as a context manager and give it to `on_tick`."""
+class LiveDisplay:
+    """What changes in place in a terminal, and plain lines now and then where there is none."""
 
-    def __init__(self, title: str) -> None:
-        self._title = title
-        self._live: Live | None = None
+    def __init__(self, title: str, *, plain_every_s: float = 10.0, transient: bool = False) -> None:
+        self.title = title
+        self._plain_every_s = plain_every_s
         self._last_plain = 0.0
         self._last_stage = ""
+        self._live: Live | None = None
         if err_console.is_terminal:
-            self._live = Live(console=err_console, refresh_per_second=4, transient=False)
+            self._live = Live(console=err_console, refresh_per_second=4, transient=transient)
 
-    def __enter__(self) -> TrainingDisplay:
+    def __enter__(self) -> Self:
         if self._live:
             self._live.start()
-            self._live.update(Text(f"{self._title}  starting ...", style="dim"))
+            self._live.update(Text(f"{self.title}  starting ...", style="dim"))
         return self
 
     def __exit__(
@@ -42,21 +46,34 @@ class TrainingDisplay:
         if self._live:
             self._live.stop()
 
-    def __call__(self, tick: Tick) -> bool:
-        """Show one tick; never asks for a stop."""
+    def update(self, picture: RenderableType, line: str, stage: str = "") -> None:
+        """Show how things stand.
+
+        Args:
+            picture: For a terminal, in place of the last one.
+            line: For elsewhere, after an interval or when the stage changes; each line stays.
+            stage: What is being done.
+        """
         if self._live:
-            self._live.update(_panel(self._title, tick))
-            return False
-        # Without a terminal each line stays: one per interval, and each change of stage.
-        due = time.monotonic() - self._last_plain >= PLAIN_EVERY_S
-        if due or tick.stage != self._last_stage:
-            err_console.print(f"{self._title}  {describe(tick)}", soft_wrap=True)
-            self._last_plain, self._last_stage = time.monotonic(), tick.stage
-        return False
+            self._live.update(picture)
+            return
+        now = time.monotonic()
+        if stage != self._last_stage or now - self._last_plain >= self._plain_every_s:
+            err_console.print(f"{self.title}  {line}", soft_wrap=True, markup=False)
+            self._last_plain, self._last_stage = now, stage
 
     def say(self, message: str) -> None:
-        """Show a message that stays, above the live line."""
-        err_console.print(f"{self._title}  {message}", soft_wrap=True, markup=False)
+        """Show a message that stays, above what changes."""
+        err_console.print(f"{self.title}  {message}", soft_wrap=True, markup=False)
+
+
+class TrainingDisplay(LiveDisplay):
+    """Shows a run's ticks as they come."""
+
+    def __call__(self, tick: Tick) -> bool:
+        """Show one tick; never asks for a stop."""
+        self.update(_panel(self.title, tick), describe(tick), tick.stage)
+        return False
 
 
 def describe(tick: Tick) -> str:
@@ -91,7 +108,7 @@ def _panel(title: str, tick: Tick) -> Table:
 
 def _short(tick: Tick) -> Tick:
     """The tick without its losses, which the live display shows in a line of their own."""
-    return Tick(**{**tick.__dict__, "losses": {}})
+    return replace(tick, losses={})
 
 
 def _clock(seconds: float) -> str:

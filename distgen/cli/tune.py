@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.live import Live
 from rich.table import Table
 
-from distgen.cli.console import console, err_console, print_json
+from distgen.cli.console import console, print_json
+from distgen.cli.progress import LiveDisplay
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from distgen.tune.folder import Trial
     from distgen.tune.job import TuneJob
-
-PLAIN_EVERY_S = 15.0
 
 
 def tune(
@@ -67,44 +63,16 @@ def tune(
     console.print(f"  next     distgen train {outcome.best_job}", soft_wrap=True)
 
 
-class SearchDisplay:
-    """The trials as a table that changes in place, or as plain lines where there is no terminal."""
+class SearchDisplay(LiveDisplay):
+    """The trials as a table that changes in place, or their number and the best as a line."""
 
     def __init__(self, job: TuneJob) -> None:
+        super().__init__(job.name, plain_every_s=15.0, transient=True)
         self._job = job
-        self._live: Live | None = None
-        self._last_plain = 0.0
-        self._last_line = ""
-        if err_console.is_terminal:
-            self._live = Live(console=err_console, refresh_per_second=2, transient=True)
-
-    def __enter__(self) -> SearchDisplay:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._live:
-            self._live.stop()
 
     def show(self, trials: list[Trial]) -> None:
         """Show how the trials stand."""
-        if self._live:
-            self._live.update(trial_table(self._job, trials))
-            return
-        line = summary(self._job, trials)
-        if line != self._last_line and time.monotonic() - self._last_plain >= PLAIN_EVERY_S:
-            err_console.print(f"{self._job.name}  {line}", soft_wrap=True)
-            self._last_plain, self._last_line = time.monotonic(), line
-
-    def say(self, text: str) -> None:
-        """Show a message above the table."""
-        err_console.print(text, soft_wrap=True)
+        self.update(trial_table(self._job, trials), summary(self._job, trials))
 
 
 def summary(job: TuneJob, trials: Sequence[Trial]) -> str:

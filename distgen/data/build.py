@@ -27,7 +27,7 @@ from distgen.data.convert import (
     convert,
 )
 from distgen.data.index import Manifest
-from distgen.data.pack import SHARD_BYTES, SHARD_SAMPLES, SetWriter, existing_sets, remove_set
+from distgen.data.pack import SHARD_BYTES, SHARD_SAMPLES, SetWriter, make_room
 from distgen.data.sources import Item, Source, open_source, split_of
 
 REJECTED_NAME = "rejected.csv"
@@ -114,7 +114,7 @@ def build(
     location = locate(dst)
     opened = open_source(source) if isinstance(source, str) else source
     parts = _parts(opened, split)
-    _make_room(location, overwrite)
+    make_room(location, overwrite)
     workers = workers or os.cpu_count() or 1
     with ThreadPoolExecutor(workers, "distgen-build") as threads:
         # A chunk in work and one waiting for each thread: memory does not grow with the source.
@@ -210,18 +210,6 @@ def _parts(source: Source, split: float | None) -> dict[str | None, Sequence[Ite
             remedy="another --split, or --split 0 for a set without splits",
         )
     return parts
-
-
-def _make_room(location: Location, overwrite: bool) -> None:
-    if location.is_file():
-        raise UsageError(f"{str(location)!r} is a file; a shard set is a folder.")
-    for place in existing_sets(location):
-        if not overwrite:
-            raise UsageError(
-                f"There is a shard set at {str(place)!r} already.",
-                remedy="another folder, or --overwrite to replace it",
-            )
-        remove_set(place)
 
 
 def _size_and_mode(

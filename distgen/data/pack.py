@@ -287,3 +287,20 @@ def _schema(fields: tuple[str, ...]) -> pa.Schema:
             pa.field(f"{field}.crc32", pa.uint32()),
         ]
     return pa.schema(columns)
+
+
+def make_room(location: Location, overwrite: bool) -> None:
+    """Make sure that a shard set can be written here.
+
+    Raises:
+        UsageError: A file is here, or a shard set that must not be overwritten.
+    """
+    if location.is_file():
+        raise UsageError(f"{str(location)!r} is a file; a shard set is a folder.")
+    for place in existing_sets(location):
+        if not overwrite:
+            raise UsageError(
+                f"There is a shard set at {str(place)!r} already.",
+                remedy="another folder, or --overwrite to replace it",
+            )
+        remove_set(place)

@@ -15,7 +15,7 @@ from distgen.core.errors import UsageError, did_you_mean
 from distgen.core.storage import Location, locate
 from distgen.data.convert import Target, encode
 from distgen.data.index import Manifest
-from distgen.data.pack import SetWriter, existing_sets, remove_set
+from distgen.data.pack import SetWriter, make_room
 from distgen.launch.cluster import connect
 from distgen.registry.bundle import load_bundle
 from distgen.serving.engine import network_of
@@ -93,7 +93,7 @@ def generate(
     names = loaded.spec.classes if num_classes else ()
     recipe = Recipe(bundle.url, seed, _labels(names, classes), truncation)
     location = locate(destination)
-    _make_room(location, overwrite)
+    make_room(location, overwrite)
     image = loaded.spec.model_copy(update={"classes": names})
     with (
         connect(address),
@@ -170,18 +170,6 @@ def _labels(names: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...]:
         if name not in names:
             raise UsageError(f"There is no class {name!r}.", remedy=did_you_mean(name, names))
     return tuple(names.index(name) for name in wanted or names)
-
-
-def _make_room(location: Location, overwrite: bool) -> None:
-    if location.is_file():
-        raise UsageError(f"{str(location)!r} is a file; a shard set is a folder.")
-    for place in existing_sets(location):
-        if not overwrite:
-            raise UsageError(
-                f"There is a shard set at {str(place)!r} already.",
-                remedy="another folder, or --overwrite to replace it",
-            )
-        remove_set(place)
 
 
 def _check_range(name: str, value: int, least: int, most: int | None = None) -> None:
