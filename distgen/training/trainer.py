@@ -22,6 +22,7 @@ from distgen.objectives import build_objective
 from distgen.objectives.base import Noise, TrainBatch
 from distgen.registry.bundle import write_bundle
 from distgen.training import checkpoint, curves, samples
+from distgen.training.allocator import keep_freed_memory
 from distgen.training.collective import Collective
 from distgen.training.ema import EMA
 from distgen.training.job import TrainJob
@@ -364,4 +365,7 @@ def train(
         device: Where to compute; by default the CPU.
         on_tick: Called on rank 0 with each point of the curves; True asks for a stop.
     """
-    return Trainer(job, world, device or torch.device("cpu"), on_tick).train()
+    device = device or torch.device("cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
+    return Trainer(job, world, device, on_tick).train()

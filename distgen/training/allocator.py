@@ -1,0 +1,35 @@
+"""Memory that a step frees is kept for the next one."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+# Parameters of glibc's mallopt(3).
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_KEPT_BYTES = 1 << 30
+_GROWTH_BYTES = 64 << 20
+
+
+def keep_freed_memory() -> bool:
+    """Tell the C library not to hand freed memory back to the kernel, up to 1 GiB of it.
+
+    On a CPU every activation is a malloc and a free. By default glibc maps the large ones anew each
+    time, and the kernel then clears each page again: that costs a seventh of a small GAN's step.
+
+    Returns:
+        Whether this C library can be told; elsewhere nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # musl has none
+        return False
+    return all(
+        mallopt(parameter, value) == 1
+        for parameter, value in (
+            (_M_MMAP_THRESHOLD, _KEPT_BYTES),
+            (_M_TRIM_THRESHOLD, _KEPT_BYTES),
+            (_M_TOP_PAD, _GROWTH_BYTES),
+        )
+    )
