@@ -23,7 +23,6 @@ from distgen.launch.faults import GiveUpOnKnownErrors, root_cause, unwrap
 from distgen.launch.network import InterfaceTorchConfig
 from distgen.launch.telemetry import News, Telemetry
 from distgen.launch.worker import run_rank
-from distgen.training import allocator
 from distgen.training.job import ScalingConfig, TrainJob
 from distgen.training.local import stop_on_signals
 from distgen.training.run import RunFolder, Tick, prepare
@@ -161,7 +160,6 @@ class _Launch:
                     max_failures=scaling.max_failures, controller_failure_limit=START_ATTEMPTS
                 ),
                 callbacks=[GiveUpOnKnownErrors(telemetry)],
-                worker_runtime_env={"env_vars": allocator.ENVIRONMENT},
             ),
         )
 
