@@ -19,6 +19,15 @@ settings.register_profile("distgen", deadline=None)
 settings.load_profile("distgen")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need Ray come last.
+
+    The others fail sooner that way, and they must not run beside the cluster that the Ray tests
+    share: this process stays connected to it until the session ends.
+    """
+    items.sort(key=lambda item: "tests/ray/" in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The built-in digits as a shard set with a train and a test split."""
