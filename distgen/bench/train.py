@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import statistics
 import tempfile
 import time
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from distgen.core.ports import free_port
 from distgen.core.spec import ImageSpec
 from distgen.data import open_shard_set, read_samples
 from distgen.metrics.card import EvaluationConfig
@@ -102,7 +102,7 @@ def _hand_written(job: TrainJob, workers: int, images: int) -> float:
     pictures, labels = read_samples(shard_set, np.arange(count))
     context = multiprocessing.get_context("spawn")
     results: Queue[float] = context.Queue()
-    port = _free_port()
+    port = free_port()
     ranks = [
         context.Process(
             target=_rank,
@@ -240,9 +240,3 @@ class _Average:
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         torch._foreach_lerp_(self._weights, list(network.parameters()), weight=0.01)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

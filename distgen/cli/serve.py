@@ -58,8 +58,8 @@ def serve(
         options = {"replicas": replicas, "gpus_per_replica": gpus_per_replica}
         _serve_here(location, info, address, as_json, host=host, port=port, **options)
         return
+    from distgen.core.ports import free_port, url_of
     from distgen.serving import detached
-    from distgen.serving.environment import free_port, url_of
 
     port = port or free_port(host)
     _refuse_taken(host, port)
@@ -195,7 +195,7 @@ def _serve_here(
 def _refuse_taken(host: str, port: int) -> None:
     """Say at once that the port is taken, before Ray starts."""
     from distgen.core.errors import UsageError
-    from distgen.serving.environment import free_port, is_free
+    from distgen.core.ports import free_port, is_free
 
     try:
         free = not port or is_free(host, port)

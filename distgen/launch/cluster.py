@@ -14,7 +14,8 @@ from types import TracebackType
 from distgen.core.errors import DistgenError, UsageError
 from distgen.launch import auth
 from distgen.launch.environment import prepare_environment, temp_root
-from distgen.launch.nodes import ClusterState, down, read_state, status, up
+from distgen.launch.nodes import down, status, up
+from distgen.launch.state import ClusterState, read_state
 
 __all__ = ["Connection", "Room", "connect", "dial", "down", "read_state", "slots", "status", "up"]
 

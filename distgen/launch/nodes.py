@@ -8,17 +8,15 @@ interrupted `up` has left behind, and ends that and nothing else.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,10 @@ import httpx
 import psutil
 
 from distgen.core.errors import DistgenError, UsageError
-from distgen.core.storage import locate
+from distgen.core.ports import free_port, is_free
 from distgen.launch import auth
 from distgen.launch.environment import temp_root
+from distgen.launch.state import ClusterState, NodeProcess, read_state, state_file, write_state
 
 GCS_PORT = 6379
 DASHBOARD_PORT = 8265
@@ -43,46 +42,6 @@ MARK = "DISTGEN_CLUSTER"
 
 OBJECT_STORE_SHARE = 0.3
 """Part of the machine's memory that all object stores may take together; Ray's own default."""
-
-
-@dataclass(frozen=True)
-class NodeProcess:
-    """A `ray start --block`, told apart from a later process with the same id by its start."""
-
-    pid: int
-    started: float
-    """Seconds since the epoch, as the kernel gives them."""
-    log: str
-
-    def process(self) -> psutil.Process | None:
-        """The process, or None where it has ended."""
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        except psutil.NoSuchProcess:
-            return None
-
-
-@dataclass
-class ClusterState:
-    """What `up` has started, as its state file keeps it."""
-
-    address: str
-    """host:port of the GCS, for `--address` of `train` and `tune`."""
-    dashboard_url: str
-    """For `--address` of `submit` and `jobs`, and for a browser on this machine."""
-    temp_dir: str
-    cpus_per_node: float
-    gpus_per_node: float
-    complete: bool = False
-    """Whether all nodes have come up."""
-    nodes: list[NodeProcess] = field(default_factory=list)
-    """The head first."""
-
-    def alive(self) -> list[NodeProcess]:
-        """The nodes whose process still runs."""
-        return [node for node in self.nodes if node.process() is not None]
 
 
 @dataclass(frozen=True)
@@ -106,34 +65,6 @@ class ClusterStatus:
 
 def _silent(text: str) -> None:
     """Nobody is waiting for progress."""
-
-
-def state_file() -> Path:
-    """Where the state is kept: `$XDG_STATE_HOME/distgen/cluster.json`."""
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "distgen" / "cluster.json"
-
-
-def read_state() -> ClusterState | None:
-    """The cluster that `up` started and `down` has not ended; None where there is none.
-
-    Raises:
-        UsageError: The state file is damaged.
-    """
-    path = state_file()
-    if not path.is_file():
-        return None
-    try:
-        raw = json.loads(path.read_text())
-        nodes = [NodeProcess(**node) for node in raw.pop("nodes")]
-        return ClusterState(**raw, nodes=nodes)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(
-            "The cluster's state file cannot be read.",
-            where=str(path),
-            cause=str(error),
-            remedy=f"look for `ray start` processes, end them, and remove {path}",
-        ) from error
 
 
 def up(
@@ -182,7 +113,7 @@ def up(
         _end(state)
         raise
     state.complete = True
-    _write(state)
+    write_state(state)
     return state
 
 
@@ -228,11 +159,11 @@ def _start_node(state: ClusterState, index: int, nodes: int) -> None:
         # Ray's fixed range of worker ports would be shared by all nodes of this machine.
         *("--min-worker-port", "0", "--max-worker-port", "0"),
         # Two agents on one machine cannot listen on the same port either.
-        *("--dashboard-agent-listen-port", str(_free_port())),
+        *("--dashboard-agent-listen-port", str(free_port(""))),
         *(_head_flags(state) if index == 0 else ["--address", state.address]),
         *([] if index == 0 else ["--include-log-monitor", "false"]),  # one per machine
     ]
-    _write(state)
+    write_state(state)
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603  (our own interpreter, no shell)
             command,
@@ -245,7 +176,7 @@ def _start_node(state: ClusterState, index: int, nodes: int) -> None:
         )
     started = psutil.Process(process.pid).create_time()
     state.nodes.append(NodeProcess(process.pid, started, str(log)))
-    _write(state)
+    write_state(state)
 
 
 def _head_flags(state: ClusterState) -> list[str]:
@@ -254,7 +185,7 @@ def _head_flags(state: ClusterState) -> list[str]:
         *("--head", "--node-ip-address", host, "--port", port),
         *("--dashboard-host", "127.0.0.1"),
         *("--dashboard-port", state.dashboard_url.rpartition(":")[2]),
-        *("--ray-client-server-port", str(_free_port())),
+        *("--ray-client-server-port", str(free_port(""))),
     ]
 
 
@@ -355,10 +286,6 @@ def _family(state: ClusterState) -> Iterator[psutil.Process]:
                 yield process
 
 
-def _write(state: ClusterState) -> None:
-    locate(state_file()).write_json(asdict(state))
-
-
 def _new_temp_dir() -> Path:
     path = temp_root() / f"c{uuid.uuid4().hex[:6]}"
     path.mkdir(mode=0o700)
@@ -373,28 +300,18 @@ def _own_address() -> str:
 
 def _choose_port(asked: int | None, usual: int) -> int:
     if asked is None:
-        return usual if _is_free(usual) else _free_port()
-    if not _is_free(asked):
+        return usual if is_free("", usual) else free_port("")
+    try:
+        cause = None if is_free("", asked) else "another process listens on it"
+    except OSError as error:  # a port below 1024 without the right to it
+        cause = error.strerror
+    if cause:
         raise UsageError(
-            f"Port {asked} is taken on this machine.", remedy="leave it out, and a free one is used"
+            f"Port {asked} cannot be used on this machine.",
+            cause=cause,
+            remedy="leave it out, and a free one is used",
         )
     return asked
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-        return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 def _last_lines(path: Path, count: int = 8) -> str:

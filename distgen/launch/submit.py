@@ -30,7 +30,8 @@ from distgen.core.errors import (
 from distgen.launch import auth
 from distgen.launch.cluster import dial
 from distgen.launch.environment import prepare_environment
-from distgen.launch.nodes import JOB_STOP_WAIT_S, read_state
+from distgen.launch.nodes import JOB_STOP_WAIT_S
+from distgen.launch.state import read_state
 
 JOB_FILE = "job.yaml"
 POLL_S = 0.5

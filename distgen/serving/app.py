@@ -15,10 +15,11 @@ from typing import Any
 import ray
 
 from distgen.core.errors import DistgenError, UsageError
+from distgen.core.ports import free_port, is_free, url_of
 from distgen.core.storage import Location, locate
 from distgen.registry.bundle import load_bundle
 from distgen.serving.engine import MAX_WAITING, Engine, info_of, network_of
-from distgen.serving.environment import LOOPBACK, free_port, is_free, serve_environment, url_of
+from distgen.serving.environment import LOOPBACK, serve_environment
 from distgen.serving.openai_api import create_app
 
 APPLICATION = "distgen"

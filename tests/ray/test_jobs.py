@@ -22,7 +22,8 @@ from distgen.cli import jobs as job_commands
 from distgen.core.config import dump_yaml
 from distgen.core.errors import UsageError
 from distgen.launch import cluster
-from distgen.launch.nodes import MARK, ClusterState, state_file
+from distgen.launch.nodes import MARK
+from distgen.launch.state import ClusterState, state_file
 from distgen.launch.submit import Jobs
 from distgen.training.job import TrainJob
 from distgen.training.run import RunFolder

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from distgen.core.errors import DataError, UsageError
+from distgen.core.ports import free_port
 from distgen.core.spec import ImageSpec
 from distgen.core.storage import Location, locate
 from distgen.models import GANConfig, build_networks
@@ -28,7 +29,6 @@ from distgen.registry.bundle import load_bundle, write_bundle
 from distgen.serving import app
 from distgen.serving.client import Client
 from distgen.serving.engine import network_of
-from distgen.serving.environment import free_port
 from distgen.serving.sampler import Picture, Sampler, picture_seed
 
 CLASSES = ("Trouser", "Sneaker", "Ankle boot")

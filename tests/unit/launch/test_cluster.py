@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distgen.core.errors import UsageError
-from distgen.launch import cluster, environment, nodes
+from distgen.launch import cluster, environment, nodes, state
 from distgen.launch.cluster import Room, slots
 from distgen.launch.train import require_room
 from distgen.training.job import ScalingConfig
@@ -88,34 +89,32 @@ def test_folder_of_sessions_is_private_and_short(
 
 def test_state_survives_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert nodes.read_state() is None
-    state = nodes.ClusterState("h:1", "http://127.0.0.1:2", str(tmp_path / "gone"), 1, 0)
-    state.nodes.append(nodes.NodeProcess(2**22 + 1, 0.0, "log"))
-    nodes._write(state)
-    assert nodes.read_state() == state
+    assert state.read_state() is None
+    known = state.ClusterState("h:1", "http://127.0.0.1:2", str(tmp_path / "gone"), 1, 0)
+    known.nodes.append(state.NodeProcess(2**22 + 1, 0.0, "log"))
+    state.write_state(known)
+    assert state.read_state() == known
     assert not nodes.status().healthy
     # A cluster whose processes have all died is in nobody's way.
     nodes._refuse_second_cluster()
-    assert nodes.read_state() is None
+    assert state.read_state() is None
 
 
 def test_damaged_state_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    nodes.state_file().parent.mkdir(parents=True)
-    nodes.state_file().write_text('{"address": 1}')
+    state.state_file().parent.mkdir(parents=True)
+    state.state_file().write_text('{"address": 1}')
     with pytest.raises(UsageError, match=r"cluster\.json"):
-        nodes.read_state()
+        state.read_state()
 
 
 def test_process_id_that_was_given_to_another_process_is_not_ours() -> None:
     me = psutil.Process()
-    assert nodes.NodeProcess(me.pid, me.create_time(), "").process() == me
-    assert nodes.NodeProcess(me.pid, me.create_time() - 60, "").process() is None
+    assert state.NodeProcess(me.pid, me.create_time(), "").process() == me
+    assert state.NodeProcess(me.pid, me.create_time() - 60, "").process() is None
 
 
 def test_taken_port_is_refused_where_it_was_asked_for() -> None:
-    import socket
-
     with socket.socket() as other:
         other.bind(("", 0))
         other.listen()

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from distgen.cli import serve as cli
 from distgen.core.errors import DistgenError, UsageError
+from distgen.core.ports import free_port
 from distgen.serving.client import Client
-from distgen.serving.environment import free_port
 from distgen.serving.openai_api import create_app
 
 

@@ -1,8 +1,7 @@
-"""What surrounds Ray Serve: ports, HAProxy's starter, and endpoints that were left running."""
+"""What surrounds Ray Serve: HAProxy's starter, and endpoints that were left running."""
 
 from __future__ import annotations
 
-import socket
 import stat
 import subprocess
 import sys
@@ -12,34 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from distgen.core.ports import free_port
 from distgen.serving import detached
-from distgen.serving.environment import free_port, is_free, serve_environment, url_of
-
-
-def test_a_port_that_is_listened_on_is_not_free():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        assert not is_free("127.0.0.1", server.getsockname()[1])
-    assert is_free("127.0.0.1", free_port())
-
-
-def test_an_address_of_another_machine_is_an_error():
-    with pytest.raises(OSError, match="assign"):
-        is_free("192.0.2.77", 8000)
-
-
-@pytest.mark.parametrize(
-    ("host", "url"),
-    [
-        ("127.0.0.1", "http://127.0.0.1:80"),
-        ("0.0.0.0", "http://127.0.0.1:80"),
-        ("::", "http://[::1]:80"),
-        ("10.0.0.7", "http://10.0.0.7:80"),
-    ],
-)
-def test_urls_that_this_machine_reaches(host, url):
-    assert url_of(host, 80) == url
+from distgen.serving.environment import serve_environment
 
 
 def test_haproxy_starts_with_every_port_of_its_own_on_loopback(tmp_path: Path):
