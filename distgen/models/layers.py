@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -106,6 +107,9 @@ def activate(features: Tensor) -> Tensor:
     return F.leaky_relu(features, SLOPE)
 
 
+Activation = Callable[[Tensor], Tensor]
+
+
 class ResidualBlock(nn.Module):
     """x + f(x) with f two 3x3 convolutions, at one resolution and width.
 
@@ -113,16 +117,18 @@ class ResidualBlock(nn.Module):
         width: Channels in and out.
         branch_gain: Scale of the branch at the start; about the inverse root of the number of
             blocks keeps the output's variance near that of the input.
+        activation: Before each convolution.
     """
 
-    def __init__(self, width: int, branch_gain: float) -> None:
+    def __init__(self, width: int, branch_gain: float, activation: Activation = activate) -> None:
         super().__init__()
+        self.activation = activation
         self.first = conv(width, width)
         self.second = conv(width, width, gain=branch_gain)
 
     def forward(self, features_nchw: Tensor) -> Tensor:
         """Features of the same shape."""
-        branch: Tensor = self.second(activate(self.first(activate(features_nchw))))
+        branch: Tensor = self.second(self.activation(self.first(self.activation(features_nchw))))
         return features_nchw + branch
 
 
@@ -153,12 +159,22 @@ class Contract(nn.Module):
     alike, few channels at full resolution cost the most time and learn the least.
     """
 
-    def __init__(self, channels: int, pyramid: Pyramid, width: int, blocks: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        pyramid: Pyramid,
+        width: int,
+        blocks: int,
+        activation: Activation = activate,
+    ) -> None:
         super().__init__()
+        self.activation = activation
         widths = pyramid.widths(width)[::-1]
         gain = branch_gain(len(widths) * blocks)
         self.from_image = scaled(nn.Conv2d(channels, widths[0], 4, stride=2, padding=1), LINEAR)
-        self.stages = nn.ModuleList(residual_blocks(each, blocks, gain) for each in widths)
+        self.stages = nn.ModuleList(
+            residual_blocks(each, blocks, gain, activation) for each in widths
+        )
         self.downs = nn.ModuleList(
             scaled(nn.Conv2d(fine, coarse, 4, stride=2, padding=1), LINEAR)
             for fine, coarse in pairwise(widths)
@@ -170,21 +186,30 @@ class Contract(nn.Module):
         features = self.stages[0](self.from_image(images_nchw))
         for down, stage in zip(self.downs, self.stages[1:], strict=True):
             features = stage(down(features))
-        return activate(features).flatten(1)
+        return self.activation(features).flatten(1)
 
 
 class Expand(nn.Module):
     """Vectors [n, inputs] to pictures: the mirror image of `Contract`."""
 
     def __init__(
-        self, inputs: int, channels: int, pyramid: Pyramid, width: int, blocks: int
+        self,
+        inputs: int,
+        channels: int,
+        pyramid: Pyramid,
+        width: int,
+        blocks: int,
+        activation: Activation = activate,
     ) -> None:
         super().__init__()
+        self.activation = activation
         widths = pyramid.widths(width)
         gain = branch_gain(len(widths) * blocks)
         self.base_shape = (width, pyramid.base_height, pyramid.base_width)
         self.base = linear(inputs, math.prod(self.base_shape), gain=LINEAR)
-        self.stages = nn.ModuleList(residual_blocks(each, blocks, gain) for each in widths)
+        self.stages = nn.ModuleList(
+            residual_blocks(each, blocks, gain, activation) for each in widths
+        )
         self.ups = nn.ModuleList(
             scaled(nn.ConvTranspose2d(coarse, fine, 4, stride=2, padding=1), LINEAR)
             for coarse, fine in pairwise(widths)
@@ -197,13 +222,15 @@ class Expand(nn.Module):
         features = self.stages[0](features)
         for up, stage in zip(self.ups, self.stages[1:], strict=True):
             features = stage(up(features))
-        images_nchw: Tensor = self.to_image(activate(features))
+        images_nchw: Tensor = self.to_image(self.activation(features))
         return images_nchw
 
 
-def residual_blocks(width: int, count: int, gain: float) -> nn.Sequential:
+def residual_blocks(
+    width: int, count: int, gain: float, activation: Activation = activate
+) -> nn.Sequential:
     """A run of residual blocks at one resolution."""
-    return nn.Sequential(*(ResidualBlock(width, gain) for _ in range(count)))
+    return nn.Sequential(*(ResidualBlock(width, gain, activation) for _ in range(count)))
 
 
 def branch_gain(num_blocks: int) -> float:
