@@ -27,7 +27,7 @@ from distgen.data import ShardSet, Stream, build, open_shard_set
 from distgen.data.convert import Encoding
 from distgen.data.decode import decode_into
 from distgen.data.read import SampleReader
-from distgen.data.sources import Item, hashed
+from distgen.data.sources.item import Item, hashed
 from distgen.data.stream import Cache
 
 _OCTAVES = (2, 4, 8, 16, 32, 64, 128)

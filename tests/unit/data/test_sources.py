@@ -15,8 +15,15 @@ import pytest
 from PIL import Image
 
 from distgen.core.errors import DataError, DistgenError, UsageError
-from distgen.data.builtin import FASHION_CLASSES, FASHION_FOLDER, DigitsSource, fashion_mnist
-from distgen.data.sources import FolderSource, IdxSource, open_source, read_idx, split_of
+from distgen.data.sources import open_source, split_of
+from distgen.data.sources.builtin import (
+    FASHION_CLASSES,
+    FASHION_FOLDER,
+    DigitsSource,
+    fashion_mnist,
+)
+from distgen.data.sources.folder import FolderSource
+from distgen.data.sources.idx import IdxSource, read_idx
 
 PARTS = (("train", 12), ("t10k", 5))
 

@@ -13,7 +13,8 @@ import numpy as np
 from distgen.core.errors import DataError, DistgenError
 from distgen.core.spec import Mode
 from distgen.core.storage import locate, sha256_of
-from distgen.data.sources import IdxSource, Item, Source, read_maybe_gzipped, sort_items
+from distgen.data.sources.idx import IdxSource, read_maybe_gzipped
+from distgen.data.sources.item import Item, Source, sort_items
 
 FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 """The public bucket of Fashion-MNIST (Xiao, Rasul and Vollgraf 2017); it has no TLS."""
