@@ -52,7 +52,8 @@ def run(
     Args:
         job: What is trained, with `scaling.workers` of at least 1.
         address: A Ray cluster as `cluster.connect` takes it; None starts a private one.
-        on_tick: Called in this process with each point of the curves; True asks for a stop.
+        on_tick: Called in this process with each point of the curves and every few seconds
+            between; True asks for a stop.
         on_message: Told in words what a tick does not say: a lost worker, a full cluster.
         stop: Another way to ask for a stop, from another thread.
         fresh: Move an existing run of this name aside and start from nothing.

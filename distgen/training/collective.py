@@ -47,13 +47,13 @@ class Collective:
             dist.all_reduce(values, group=self._host_group)
         return values
 
-    def agree(self, flag: bool) -> bool:
-        """Rank 0's flag, on every rank."""
+    def agree(self, value: int) -> int:
+        """Rank 0's number, on every rank."""
         if self.world.size == 1:
-            return flag
-        box = torch.tensor([flag], dtype=torch.uint8)
+            return int(value)
+        box = torch.tensor([value], dtype=torch.int64)
         dist.broadcast(box, src=0, group=self._host_group)
-        return bool(box.item())
+        return int(box.item())
 
     def gather_rows(self, rows: np.ndarray) -> np.ndarray:
         """The row blocks of all ranks, joined in rank order, on every rank."""

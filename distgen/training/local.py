@@ -20,12 +20,13 @@ from distgen.training.trainer import OnTick, Outcome, finished_outcome, train
 def train_here(job: TrainJob, *, on_tick: OnTick = lambda _: False, fresh: bool = False) -> Outcome:
     """Train on this process's GPU where it has one, else on its CPU cores.
 
-    The same call again resumes, or finds the run finished. SIGINT and SIGTERM ask for a stop at
-    the next tick; a second SIGINT ends at once.
+    The same call again resumes, or finds the run finished. SIGINT and SIGTERM ask for a stop
+    within seconds; a second SIGINT ends at once.
 
     Args:
         job: What is trained.
-        on_tick: Called with each point of the curves; True asks for a stop.
+        on_tick: Called with each point of the curves and every few seconds between; True asks for
+            a stop.
         fresh: Move an existing run of this name aside and start from nothing.
 
     Raises:

@@ -15,7 +15,7 @@ from distgen.training.collective import Collective
 
 @dataclass(frozen=True)
 class Reading:
-    """Means over all ranks since the last reading."""
+    """Means over all ranks since the last reset."""
 
     losses: dict[str, float]
     images_per_s: float
@@ -29,9 +29,10 @@ class Meters:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._reset()
+        self.reset()
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
+        """Start anew."""
         self._sums: dict[str, torch.Tensor] = {}
         self._steps = 0
         self._images = 0
@@ -66,7 +67,7 @@ class Meters:
         self._paused_s += time.perf_counter() - start
 
     def read(self, collective: Collective) -> Reading:
-        """The means since the last reading; every rank must call it, and it starts anew."""
+        """The means since the last reset; every rank must call it."""
         keys = list(self._sums)
         size = collective.world.size
         elapsed = max(time.perf_counter() - self._since - self._paused_s, 1e-9)
@@ -75,14 +76,12 @@ class Meters:
         local = torch.stack([self._sums[key] for key in keys]).cpu() if keys else torch.zeros(0)
         total = collective.sum(torch.cat([waits, local])).tolist()
         means = [value / (size * max(1, self._steps)) for value in total[size:]]
-        reading = Reading(
+        return Reading(
             losses=dict(zip(keys, means, strict=True)),
             images_per_s=self._images / elapsed,
             data_wait=max(total[:size]),
             memory_gib=_memory_gib(self._device),
         )
-        self._reset()
-        return reading
 
 
 def _memory_gib(device: torch.device) -> float:

@@ -32,7 +32,11 @@ from distgen.training.report import write_report
 from distgen.training.run import RunFolder, Tick
 
 OnTick = Callable[[Tick], bool]
-"""Called on rank 0 with each point of the curves; True asks the run to stop."""
+"""Called on rank 0 with each point of the curves and every few seconds between; True asks the run
+to stop."""
+
+LOOK_EVERY_S = 5.0
+"""Seconds between two looks at how a run goes: the longest that a wish to stop waits."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class Trainer:
         self.images_seen = 0
         self.last_card: Card | None = None
         self._stop_wanted = False
+        self._look_at = 0
 
         self._restore()
         # Replicated last: wrapping copies rank 0's restored weights to every rank.
@@ -102,6 +107,8 @@ class Trainer:
             TrainingError: A loss is no longer a finite number.
         """
         config = self.job.training
+        if self.collective.agree(self._owes_a_card()):
+            self._evaluate()
         with self._stream() as stream:
             batches = iter(stream)
             while self.images_seen < config.images:
@@ -179,19 +186,25 @@ class Trainer:
         done = seen >= config.images
         checkpoint_due = crossed(before, seen, config.checkpoint_every) or done
         evaluation_due = crossed(before, seen, config.evaluate_every) and not done
-        if not (crossed(before, seen, config.tick_every) or checkpoint_due or evaluation_due):
+        point_due = crossed(before, seen, config.tick_every) or checkpoint_due or evaluation_due
+        if not point_due and seen < self._look_at:
             return
-        # A tick comes first always: weights are not kept before losses were found finite.
-        stop = self._tick()
+        # A look comes first always: weights are not kept before losses were found finite.
+        stop = self._look(point_due)
         with self.meters.paused():
-            if checkpoint_due or stop:
+            saved = checkpoint_due or stop
+            if saved:
                 self._save()
-            if stop and not done:
-                self._stopped()
-            if evaluation_due:
+            if evaluation_due and not stop:
                 self._evaluate()
+                stop = bool(self.collective.agree(self._stop_wanted))
+            if stop and not done:
+                if not saved:
+                    self._save()
+                self._stopped()
 
-    def _tick(self) -> bool:
+    def _look(self, point_due: bool) -> bool:
+        """See how the run goes, draw a point of the curves if one is due; True asks for a stop."""
         reading = self.meters.read(self.collective)
         broken = [name for name, value in reading.losses.items() if not math.isfinite(value)]
         if broken:
@@ -203,10 +216,16 @@ class Trainer:
                 remedy="lower training.learning_rate and start with --fresh; "
                 "the last checkpoint is from before",
             )
-        return self.collective.agree(self._say(reading))
+        stop = bool(self.collective.agree(self._say(reading, point_due)))
+        if point_due or stop:
+            self.meters.reset()
+        # Ranks measure different speeds, and have to look at the same step.
+        ahead = self.collective.agree(int(reading.images_per_s * LOOK_EVERY_S))
+        self._look_at = self.images_seen + ahead
+        return stop
 
-    def _say(self, reading: Reading) -> bool:
-        """Log a point of the curves on rank 0 and ask whether to stop."""
+    def _say(self, reading: Reading, point_due: bool) -> bool:
+        """Tell on rank 0 how the run goes, and ask whether to stop; a stop is a point, too."""
         if self.curves is None:
             return False
         length = self.job.training.images
@@ -221,8 +240,10 @@ class Trainer:
             memory_gib=reading.memory_gib,
             headline=headline(self.last_card),
         )
-        self.curves.tick(tick)
-        return self.on_tick(tick) or self._stop_wanted
+        stop = self.on_tick(tick) or self._stop_wanted
+        if point_due or stop:
+            self.curves.tick(tick)
+        return stop
 
     def _save(self) -> None:
         if self.world.is_main:
@@ -250,6 +271,15 @@ class Trainer:
             where=str(self.run.location),
             remedy="the same command goes on from here",
         )
+
+    def _owes_a_card(self) -> bool:
+        """Whether a stop or a fault came between the restored checkpoint and its evaluation."""
+        config, seen = self.job.training, self.images_seen
+        before = seen - config.batch_size
+        if before < 0 or seen >= config.images or not crossed(before, seen, config.evaluate_every):
+            return False
+        rows = self.run.metrics() if self.world.is_main else []
+        return not any(row["stage"] == "card" and row["images_seen"] == seen for row in rows)
 
     def _evaluate(self) -> Card:
         def progress(detail: str) -> None:
@@ -363,7 +393,8 @@ def train(
         job: What is trained; its run folder must have been prepared.
         world: This rank among its peers.
         device: Where to compute; by default the CPU.
-        on_tick: Called on rank 0 with each point of the curves; True asks for a stop.
+        on_tick: Called on rank 0 with each point of the curves and every few seconds between;
+            True asks for a stop.
     """
     device = device or torch.device("cpu")
     if device.type == "cpu":

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from distgen.core.errors import PreemptedError, TrainingError
 from distgen.core.storage import locate
 from distgen.registry.bundle import load_bundle
-from distgen.training import checkpoint
+from distgen.training import checkpoint, trainer
 from distgen.training.run import Tick
 from distgen.training.trainer import crossed, finished_outcome, train, train_only
 
@@ -50,6 +50,36 @@ def test_resume_equals_uninterrupted(family, stop_at, make_job, start):
     losses = [[row["losses"] for row in r.metrics() if row["stage"] == "train"]
               for r in (whole, broken)]  # fmt: skip
     assert losses[0] == losses[1], "the curves of a resumed run must be those of a whole one"
+
+
+def test_a_long_run_hears_of_a_stop_long_before_its_next_point(make_job, start, monkeypatch):
+    monkeypatch.setattr(trainer, "LOOK_EVERY_S", 0.0)
+    whole = start(make_job("vae", "whole", log_every=320))
+    heard = []
+    train(whole.job(), on_tick=lambda tick: bool(heard.append(tick.images_seen)))
+    assert len(set(heard)) == 10, "each step was looked at"
+    assert [row["images_seen"] for row in whole.metrics() if row["stage"] == "train"][-1] == 320
+
+    broken = start(make_job("vae", "broken", log_every=320))
+    with pytest.raises(PreemptedError):
+        train(broken.job(), on_tick=StopAt(64))
+    assert broken.metrics()[-1]["images_seen"] == 64, "where it stopped, the curves have a point"
+    train(broken.job())
+    assert weights(broken) == weights(whole)
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+def test_a_stop_at_an_evaluation_costs_no_card(stage, make_job, start):
+    run = start(make_job("vae", evaluate_every=160))
+
+    def stop(tick: Tick) -> bool:
+        return tick.stage == stage and tick.images_seen == 160
+
+    with pytest.raises(PreemptedError, match="160 of 320"):
+        train(run.job(), on_tick=stop)
+    train(run.job())
+    cards = [row["images_seen"] for row in run.metrics() if row["stage"] == "card"]
+    assert cards == [160, 320]
 
 
 def test_two_seeds_give_two_models(make_job, start):
