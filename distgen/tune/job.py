@@ -17,6 +17,8 @@ from distgen.training.job import Name, TrainJob
 
 Mode = Literal["min", "max"]
 DIMENSIONS = ("choice", "uniform", "loguniform", "randint")
+# A trial's name and place are the search's own, and its workers are counted before it starts.
+_FIXED = ("kind", "name", "storage", "scaling")
 _LOWER_IS_BETTER = ("frechet_distance", "bound_nats", "bits_per_dim")
 
 
@@ -112,6 +114,8 @@ class TuneJob(Config):
     @model_validator(mode="after")
     def _space_fits(self) -> TuneJob:
         for key, dimension in self.search.space.items():
+            if key.partition(".")[0] in _FIXED:
+                raise ValueError(f"{key} cannot be searched over: it is the same for all trials")
             for value in dimension.extremes:
                 self.at({key: value})
         if self.search.algorithm == "grid":
@@ -173,7 +177,12 @@ def with_absolute_paths(job: TuneJob) -> TuneJob:
     """The same search, its relative paths resolved here."""
     storage = locate(job.storage).url
     train = launch.with_absolute_paths(job.train)
-    return job.model_copy(update={"storage": storage, "train": train})
+    space = dict(job.search.space)
+    if "data.shards" in space:
+        places = tuple(locate(shards).url for shards in space["data.shards"].extremes)
+        space["data.shards"] = Dimension(choice=places)
+    search = job.search.model_copy(update={"space": space})
+    return job.model_copy(update={"storage": storage, "train": train, "search": search})
 
 
 def _has_likelihood(job: TrainJob) -> bool:

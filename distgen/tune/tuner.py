@@ -132,6 +132,8 @@ class _Search:
 
     def run(self) -> None:
         _quiet()
+        # A search is finished when it has its best job: one that goes on has none until its end.
+        self._folder.best.remove()
         storage = (self._folder.location / "ray" / uuid.uuid4().hex[:8]).make_dir()
         tuner = self._tuner(storage.path, storage.filesystem)
         failure: list[BaseException] = []
@@ -246,8 +248,8 @@ class Watch(tune.Callback):  # type: ignore[misc]
         lines = str(trial.get_error() or "").strip().splitlines()
         # Below the last traceback stands what our own error says, its first line first.
         own = [place for place, line in enumerate(lines) if line.startswith("RuntimeError:")]
-        text = " ".join(lines[own[-1] :]).removeprefix("RuntimeError:") if own else lines[-1:]
-        self._note(trial, "failed", str(text).strip())
+        text = " ".join(lines[own[-1] :] if own else lines[-1:])
+        self._note(trial, "failed", text.removeprefix("RuntimeError:").strip())
 
     def _note(self, trial: Any, status: str, cause: str = "") -> None:
         config = trial.config["trial"]

@@ -91,6 +91,7 @@ def test_interrupted_search_goes_on_where_it_was(make_job: MakeJob, tmp_path: Pa
         tmp_path,
         space={"training.learning_rate": {"loguniform": [1e-4, 1e-2]}},
         trials=2,
+        algorithm="optuna",
         scheduler="none",
         max_concurrent=1,
     )

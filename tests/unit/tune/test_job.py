@@ -55,6 +55,8 @@ def test_train_job_may_be_a_file(tmp_path: Path) -> None:
         (space("training.batch_size: {choice: [10, ten]}"), "training.batch_size"),
         (space("model.family.x: {choice: [1]}"), "not a section"),
         ("search.metric=frechet_dist/efficientnet-lite0", "did you mean 'frechet_distance/eff"),
+        (space("name: {choice: [a, b]}"), "the same for all trials"),
+        (space("scaling.workers: {choice: [1, 2]}"), "the same for all trials"),
         ("search.algorithm=grid", "is a range"),
         ("search.grace_images=2000", "longer than"),
         ("search.trails=3", "did you mean 'trials'"),
@@ -100,6 +102,9 @@ def test_relative_paths_mean_the_folder_of_the_caller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    shards = space("data.shards: {choice: [shards/a, shards/b]}")
+    varied = with_absolute_paths(job(shards)).search.space["data.shards"].choice
+    assert varied == tuple(str(tmp_path / "shards" / name) for name in "ab")
     absolute = with_absolute_paths(job())
     assert absolute.storage == str(tmp_path / "runs")
     assert absolute.train.data.shards == str(tmp_path / "shards" / "digits")

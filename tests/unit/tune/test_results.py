@@ -18,7 +18,8 @@ from distgen.training.run import RunFolder, Tick
 from distgen.tune.folder import SearchFolder, Trial, name_of, rank
 from distgen.tune.job import TuneJob
 from distgen.tune.report import to_html, to_parquet, write_results
-from distgen.tune.tuner import conclude, concurrency
+from distgen.tune.space import points
+from distgen.tune.tuner import _Search, conclude, concurrency
 from tests.unit.tune.test_job import RAW
 
 METRIC = "frechet_distance/efficientnet-lite0"
@@ -116,6 +117,27 @@ def test_started_search_is_gone_on_with_only_when_asked(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--resume"):
         make_folder(tmp_path).prepare(resume=False)
     make_folder(tmp_path).prepare(resume=True)
+
+
+def test_longer_search_that_is_cut_short_is_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder(tmp_path)
+    folder.prepare(resume=False)
+    for number, point in enumerate(points(folder.job.search)):
+        folder.note(number, point, "finished")
+    folder.best.write_text("the best of a shorter search")
+    assert folder.is_finished
+
+    class Cut:
+        def fit(self) -> None:
+            raise RuntimeError("cut short")
+
+    monkeypatch.setattr(_Search, "_tuner", lambda *_: Cut())
+    search = _Search(folder, Room(({"CPU": 8.0},)), lambda _: None, lambda _: None)
+    with pytest.raises(RuntimeError, match="cut short"):
+        search.run()
+    assert not folder.is_finished
 
 
 def test_different_search_of_the_same_name_is_refused_with_the_difference(tmp_path: Path) -> None:
