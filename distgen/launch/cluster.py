@@ -146,8 +146,7 @@ def _existing(address: str | None) -> Connection:
 def _start_local() -> Connection:
     import ray
 
-    # Nobody drains the only node; the watch for it would be one process more for each start.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    prepare_environment(private=True)
     ray.init(
         address="local",
         include_dashboard=True,  # without it Train leaks placement groups
