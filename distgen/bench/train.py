@@ -8,13 +8,16 @@ the middle of training, so that starting up counts for neither.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
+from queue import Empty
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from distgen.core.errors import DistgenError, UsageError
 from distgen.core.ports import free_port
 from distgen.core.spec import ImageSpec
 from distgen.data import open_shard_set, read_samples
@@ -47,7 +51,11 @@ def bench_train(job: TrainJob, *, images: int, rounds: int = 3) -> dict[str, Any
 
     Returns:
         `ratio` of the medians, both medians, and every single measurement.
+
+    Raises:
+        UsageError: The hand-written loop does not know this job's objective, or runs no GPUs.
     """
+    _refuse_unknown(job, images)
     workers = max(1, job.scaling.workers)
     ours: list[float] = []
     theirs: list[float] = []
@@ -67,14 +75,30 @@ def bench_train(job: TrainJob, *, images: int, rounds: int = 3) -> dict[str, Any
     }
 
 
+def _refuse_unknown(job: TrainJob, images: int) -> None:
+    if job.objective.kind not in ("relativistic", "elbo"):
+        raise UsageError(
+            f"The hand-written loop has no {job.objective.kind} objective.",
+            remedy="measure with objective.kind=relativistic, or a VAE's or RVAE's job",
+        )
+    if job.scaling.gpus_per_worker:
+        raise UsageError("The hand-written loop runs on CPUs.", remedy="scaling.gpus_per_worker=0")
+    if images < job.training.batch_size:
+        raise UsageError(
+            f"{images} images are less than one batch of {job.training.batch_size}.",
+            remedy=f"--images {100 * job.training.batch_size}",
+        )
+
+
 def _distgen(job: TrainJob, workers: int, images: int) -> float:
     from distgen.launch import train as launch
 
     batch = job.training.batch_size
     with tempfile.TemporaryDirectory() as storage:
         values = job.training.model_dump() | {
-            "images": images + 2 * batch,
-            "log_every": batch,
+            "images": images + _warmup_images(images, batch),
+            # Points of the curves about as far apart as those of a real run.
+            "log_every": _warmup_images(images, batch),
             "checkpoint_every": 10 * images,
             "evaluate_every": 10 * images,
         }
@@ -91,9 +115,14 @@ def _distgen(job: TrainJob, workers: int, images: int) -> float:
         run = prepare(bench_job, fingerprint)
         launch.run(bench_job)
         rows = [row for row in run.metrics() if row["stage"] == "train"]
-    # The first two steps allocate; the last comes before the checkpoint, not after it.
-    first, last = rows[1], rows[-1]
+    # The last point is written before the checkpoint, not after it.
+    first, last = rows[0], rows[-1]
     return float((last["images_seen"] - first["images_seen"]) / (last["time"] - first["time"]))
+
+
+def _warmup_images(images: int, batch_size: int) -> int:
+    """Images that are not counted, in whole batches: first steps allocate, and Ray starts up."""
+    return max(2, images // 10 // batch_size) * batch_size
 
 
 def _hand_written(job: TrainJob, workers: int, images: int) -> float:
@@ -113,13 +142,31 @@ def _hand_written(job: TrainJob, workers: int, images: int) -> float:
     for process in ranks:
         process.start()
     try:
-        speed = results.get(timeout=3600)
+        return _first_result(results, ranks)
     finally:
         for process in ranks:
             process.join(60)
             if process.is_alive():
                 process.kill()
-    return speed
+
+
+def _first_result(results: Queue[float], ranks: Sequence[BaseProcess]) -> float:
+    """What rank 0 measured.
+
+    Raises:
+        DistgenError: A rank ended before.
+    """
+    while True:
+        with contextlib.suppress(Empty):
+            return results.get(timeout=1.0)
+        failed = [process for process in ranks if process.exitcode]
+        if failed:
+            for process in ranks:
+                process.kill()
+            raise DistgenError(
+                f"A rank of the hand-written loop ended with exit code {failed[0].exitcode}.",
+                cause="its error is printed above",
+            )
 
 
 def _rank(
@@ -148,8 +195,9 @@ def _rank(
     generator = torch.Generator().manual_seed(rank)
     started = 0.0
     steps = images // job.training.batch_size
-    for number in range(steps + 2):
-        if number == 2:
+    warmup = _warmup_images(images, job.training.batch_size) // job.training.batch_size
+    for number in range(warmup + steps):
+        if number == warmup:
             dist.barrier()
             started = time.perf_counter()
         picked = torch.randint(len(data), (batch,), generator=generator)
