@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
+from pydantic import NonNegativeInt
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from distgen.core.config import Config
 from distgen.core.errors import DataError
 from distgen.core.storage import Location, sha256_of
+from distgen.registry.layout import FileEntry
 
-FORMAT = 1
 _TENSOR = "$tensor"
 _ITEMS = "$items"
 
@@ -33,12 +35,28 @@ class Part(Protocol):
         """Become what `state_dict` said."""
 
 
+class Manifest(Config):
+    """Every other file of a checkpoint."""
+
+    format: Literal[1] = 1
+    """Version of this layout."""
+    images_seen: NonNegativeInt
+    """The clock."""
+    parts: tuple[str, ...]
+    """Names of what must survive."""
+    files: dict[str, FileEntry]
+    """Two for each part."""
+
+
 def save(folder: Location, images_seen: int, parts: Mapping[str, Part]) -> Location:
-    """Write a checkpoint below `folder`; it counts from the moment its manifest is there."""
+    """Write a checkpoint below `folder`; it counts from the moment its manifest is there.
+
+    Those beyond `images_seen` go: they were passed over as damaged, or the run would not be here.
+    """
     checkpoint = folder / f"{images_seen:012d}"
     checkpoint.remove()
     checkpoint.make_dir()
-    files: dict[str, dict[str, Any]] = {}
+    files: dict[str, FileEntry] = {}
     for name, part in parts.items():
         tensors: dict[str, torch.Tensor] = {}
         skeleton = _take_tensors(part.state_dict(), "", tensors)
@@ -47,10 +65,12 @@ def save(folder: Location, images_seen: int, parts: Mapping[str, Part]) -> Locat
             (f"{name}.json", json.dumps(skeleton).encode()),
         ):
             (checkpoint / file).write_bytes(data)
-            files[file] = {"bytes": len(data), "sha256": sha256_of(data)}
-    (checkpoint / "manifest.json").write_json(
-        {"format": FORMAT, "images_seen": images_seen, "parts": list(parts), "files": files}
-    )
+            files[file] = FileEntry(bytes=len(data), sha256=sha256_of(data))
+    manifest = Manifest(images_seen=images_seen, parts=tuple(parts), files=files)
+    (checkpoint / "manifest.json").write_text(manifest.model_dump_json(indent=2))
+    for place in complete(folder):
+        if place.name > checkpoint.name:
+            _delete(place)
     return checkpoint
 
 
@@ -70,16 +90,26 @@ def load_latest(
     A damaged one is reported to `on_damaged` and the one before it is used.
 
     Raises:
-        DataError: The checkpoint is whole but its parts are not these parts.
+        DataError: The checkpoint is whole but its parts are not these parts, or all checkpoints
+            are damaged.
     """
+    damage: DataError | None = None
     for checkpoint in reversed(complete(folder)):
         try:
             manifest, blobs = _read_verified(checkpoint)
         except DataError as error:
+            damage = damage or error
             on_damaged(checkpoint, error)
             continue
-        _restore(checkpoint, manifest["parts"], blobs, parts)
-        return int(manifest["images_seen"])
+        _restore(checkpoint, manifest.parts, blobs, parts)
+        return manifest.images_seen
+    if damage is not None:
+        raise DataError(
+            "No checkpoint of this run can be used.",
+            where=damage.where,
+            cause=f"{damage.what} {damage.cause or ''}".rstrip(),
+            remedy="bring the files back, or train from the beginning with --fresh",
+        ) from damage
     return 0
 
 
@@ -90,13 +120,20 @@ def prune(folder: Location, keep: int) -> None:
         return
     for place in folder.list():
         if place.name.isdigit() and place.name < kept[0].name:
-            # Without its manifest a half-deleted folder is no longer taken for a checkpoint.
-            (place / "manifest.json").remove()
-            place.remove()
+            _delete(place)
+
+
+def _delete(checkpoint: Location) -> None:
+    # Without its manifest a half-deleted folder is no longer taken for a checkpoint.
+    (checkpoint / "manifest.json").remove()
+    checkpoint.remove()
 
 
 def _restore(
-    checkpoint: Location, found: list[str], blobs: Mapping[str, bytes], parts: Mapping[str, Part]
+    checkpoint: Location,
+    found: tuple[str, ...],
+    blobs: Mapping[str, bytes],
+    parts: Mapping[str, Part],
 ) -> None:
     remedy = "give the run another name, or train with --fresh"
     if set(found) != set(parts):
@@ -120,29 +157,27 @@ def _restore(
             ) from error
 
 
-def _read_verified(checkpoint: Location) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _read_verified(checkpoint: Location) -> tuple[Manifest, dict[str, bytes]]:
     try:
-        manifest = (checkpoint / "manifest.json").read_json()
-        listed = dict(manifest["files"])
-        if manifest["format"] != FORMAT:
-            raise KeyError(f"format {manifest['format']}")
-        int(manifest["images_seen"])
-        needed = {f"{part}.{end}" for part in manifest["parts"] for end in ("safetensors", "json")}
-        if needed != set(listed) or any("/" in file for file in listed):
-            raise KeyError("files")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        manifest = Manifest.model_validate((checkpoint / "manifest.json").read_json())
+        if manifest.images_seen != int(checkpoint.name):
+            raise ValueError(f"images_seen is {manifest.images_seen}")
+        needed = {f"{part}.{end}" for part in manifest.parts for end in ("safetensors", "json")}
+        if needed != manifest.files.keys() or any("/" in file for file in needed):
+            raise ValueError("its files are not those of its parts")
+    except (OSError, ValueError) as error:
         raise DataError(
             "The checkpoint's manifest cannot be read.", where=str(checkpoint), cause=repr(error)
         ) from error
     blobs: dict[str, bytes] = {}
-    for file, expected in listed.items():
+    for file, expected in manifest.files.items():
         try:
             data = (checkpoint / file).read_bytes()
         except OSError as error:
             raise DataError(
                 f"{file!r} is missing from the checkpoint.", where=str(checkpoint)
             ) from error
-        if len(data) != expected["bytes"] or sha256_of(data) != expected["sha256"]:
+        if len(data) != expected.bytes or sha256_of(data) != expected.sha256:
             raise DataError(
                 f"{file!r} in the checkpoint is damaged.",
                 where=str(checkpoint),

@@ -1,4 +1,6 @@
 import json
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,6 +84,44 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, f
     assert [name for name, _ in damaged] == ["000000001024"]
     assert seen == 512
     assert as_bits(new) == as_bits(old)
+
+
+def test_no_flipped_bit_of_a_manifest_gets_through(tmp_path):
+    folder = locate(tmp_path)
+    manifest = Path((checkpoint.save(folder, 1024, parts(0)) / "manifest.json").path)
+    whole = manifest.read_bytes()
+    begin = whole.index(b"images_seen")
+    clock = range(8 * begin, 8 * (begin + len(b'images_seen": 1024')))
+    for bit in (*clock, *range(0, 8 * len(whole), 41)):
+        broken = bytearray(whole)
+        broken[bit // 8] ^= 1 << bit % 8
+        manifest.write_bytes(broken)
+        # Some bits are white space; all others are found out.
+        with suppress(DataError):
+            assert checkpoint.load_latest(folder, parts(0), lambda *_: None) == 1024
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_again_in_silence(tmp_path):
+    folder = locate(tmp_path)
+    for seen in (512, 1024):
+        (checkpoint.save(folder, seen, parts(0)) / "optimizer.json").write_text("{}")
+    damaged = []
+    with pytest.raises(DataError, match="No checkpoint") as caught:
+        checkpoint.load_latest(folder, parts(0), lambda place, _: damaged.append(place.name))
+    assert damaged == ["000000001024", "000000000512"]
+    assert "000000001024" in str(caught.value)
+    assert "--fresh" in str(caught.value)
+
+
+def test_a_checkpoint_outlives_damaged_ones_from_beyond_it(tmp_path):
+    folder = locate(tmp_path)
+    checkpoint.save(folder, 512, parts(0))
+    (checkpoint.save(folder, 2048, parts(1)) / "network.json").write_text("damaged")
+    assert checkpoint.load_latest(folder, parts(2), lambda *_: None) == 512
+    checkpoint.save(folder, 1024, parts(2))
+    checkpoint.prune(folder, keep=1)
+    assert [place.name for place in folder.list()] == ["000000001024"]
+    assert checkpoint.load_latest(folder, parts(2), refuse) == 1024
 
 
 def test_with_nothing_to_load_a_run_starts_at_zero(tmp_path):
