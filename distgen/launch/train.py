@@ -17,7 +17,6 @@ from ray.train.torch import TorchTrainer
 
 from distgen.core.errors import DistgenError, PreemptedError, TrainingError, UsageError
 from distgen.core.storage import Location, locate
-from distgen.data import open_shard_set
 from distgen.launch.cluster import Connection, Room, connect, slots
 from distgen.launch.faults import GiveUpOnKnownErrors, root_cause, unwrap
 from distgen.launch.network import InterfaceTorchConfig
@@ -25,7 +24,7 @@ from distgen.launch.telemetry import News, Telemetry
 from distgen.launch.worker import run_rank
 from distgen.training.job import ScalingConfig, TrainJob
 from distgen.training.local import stop_on_signals
-from distgen.training.run import RunFolder, Tick, prepare
+from distgen.training.run import RunFolder, Tick, open_pictures, prepare
 from distgen.training.trainer import OnTick, Outcome, finished_outcome
 
 POLL_S = 0.5
@@ -59,14 +58,13 @@ def run(
         fresh: Move an existing run of this name aside and start from nothing.
 
     Raises:
-        UsageError: The shard set is missing, the workers can never fit, or the run's folder
-            belongs to a different job.
+        UsageError: The shard set is missing or does not fit the model, the workers can never fit,
+            or the run's folder belongs to a different job.
         PreemptedError: The run was asked to stop, and its checkpoint is written.
         TrainingError: The run was given up.
     """
     job = with_absolute_paths(job)
-    shard_set = open_shard_set(job.data.shards, "train")
-    folder = prepare(job, shard_set.fingerprint, fresh=fresh)
+    folder = prepare(job, open_pictures(job).fingerprint, fresh=fresh)
     if folder.is_finished(job.training.images):
         return finished_outcome(folder)
     with connect(address) as connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import torch
 from pydantic import Field
 from torch import nn
 
@@ -27,15 +28,23 @@ FAMILIES: dict[str, Family] = {"gan": gan.FAMILY, "vae": vae.FAMILY, "rvae": rva
 ModelConfig = Annotated[GANConfig | VAEConfig | RVAEConfig, Field(discriminator="family")]
 
 
-def build_networks(
-    config: GANConfig | VAEConfig | RVAEConfig, spec: ImageSpec
-) -> dict[str, nn.Module]:
+def build_networks(config: ModelConfig, spec: ImageSpec) -> dict[str, nn.Module]:
     """Fresh networks of a family by name, initialised from torch's global generator.
 
     Raises:
         UsageError: The family cannot make such pictures (their size, or no classes).
     """
     return FAMILIES[config.family].build(config, spec)
+
+
+def sketch_networks(config: ModelConfig, spec: ImageSpec) -> dict[str, nn.Module]:
+    """The same networks with names, shapes and types, and no memory behind them.
+
+    Raises:
+        UsageError: As `build_networks`.
+    """
+    with torch.device("meta"):
+        return build_networks(config, spec)
 
 
 __all__ = [
@@ -52,4 +61,5 @@ __all__ = [
     "VAEConfig",
     "binarise",
     "build_networks",
+    "sketch_networks",
 ]

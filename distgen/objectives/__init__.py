@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from distgen.core.errors import UsageError
-from distgen.models import GANConfig, RVAEConfig, VAEConfig
+from distgen.models import ModelConfig
 from distgen.objectives.adversarial import (
     Adversarial,
     HingeConfig,
@@ -39,10 +39,7 @@ def default_objective(family: str) -> AnyObjective | None:
     return next((kind() for kind in KINDS.values() if family in kind.families), None)
 
 
-def build_objective(
-    config: AnyObjective,
-    model_config: GANConfig | VAEConfig | RVAEConfig,
-) -> Objective:
+def build_objective(config: AnyObjective, model_config: ModelConfig) -> Objective:
     """The objective of a job.
 
     Raises:

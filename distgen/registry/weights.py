@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distgen.core.errors import DataError, DistgenError
 from distgen.core.spec import ImageSpec
 from distgen.core.storage import Location
-from distgen.models import FAMILIES, ModelConfig, build_networks
+from distgen.models import FAMILIES, ModelConfig, sketch_networks
 from distgen.registry.layout import damaged
 
 MAX_HEADER_BYTES = 16 << 20
@@ -53,8 +53,7 @@ def skeleton(model: ModelConfig, image: ImageSpec) -> nn.Module:
         DataError: The family cannot make such pictures.
     """
     try:
-        with torch.device("meta"):
-            networks = build_networks(model, image)
+        networks = sketch_networks(model, image)
     except DistgenError as error:
         raise DataError(
             "The bundle's config describes a model that cannot be built.",

@@ -11,9 +11,8 @@ from types import FrameType
 import torch
 
 from distgen.core.world import World
-from distgen.data import open_shard_set
 from distgen.training.job import TrainJob
-from distgen.training.run import Tick, prepare
+from distgen.training.run import Tick, open_pictures, prepare
 from distgen.training.trainer import OnTick, Outcome, finished_outcome, train
 
 
@@ -30,12 +29,12 @@ def train_here(job: TrainJob, *, on_tick: OnTick = lambda _: False, fresh: bool 
         fresh: Move an existing run of this name aside and start from nothing.
 
     Raises:
-        UsageError: The shard set is missing, or the run's folder belongs to a different job.
+        UsageError: The shard set is missing or does not fit the model, or the run's folder belongs
+            to a different job.
         PreemptedError: A stop was asked for; the checkpoint is written.
         TrainingError: A loss is no longer a finite number.
     """
-    shard_set = open_shard_set(job.data.shards, "train")
-    folder = prepare(job, shard_set.fingerprint, fresh=fresh)
+    folder = prepare(job, open_pictures(job).fingerprint, fresh=fresh)
     if folder.is_finished(job.training.images):
         return finished_outcome(folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -17,6 +17,8 @@ import torch
 from distgen.core.config import dump_yaml, flatten, parse, parse_yaml
 from distgen.core.errors import UsageError
 from distgen.core.storage import Location
+from distgen.data import ShardSet, open_shard_set
+from distgen.models import sketch_networks
 from distgen.training.job import TrainJob
 
 # What may change between two starts of one run: it moves no weight that has been trained already.
@@ -161,6 +163,17 @@ class _JsonLines:
 def _ends_line(file: BinaryIO) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
+
+
+def open_pictures(job: TrainJob) -> ShardSet:
+    """The pictures that `job` trains on, which its model has been found able to make.
+
+    Raises:
+        UsageError: There is no such shard set, or its pictures do not fit the model.
+    """
+    shard_set = open_shard_set(job.data.shards, "train")
+    sketch_networks(job.model, shard_set.spec)
+    return shard_set
 
 
 def prepare(job: TrainJob, fingerprint: str, *, fresh: bool = False) -> RunFolder:

@@ -14,11 +14,11 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from distgen.core.errors import PreemptedError, TrainingError
-from distgen.data import open_shard_set
 from distgen.launch.cluster import Room, connect, slots
 from distgen.launch.train import require_room
 from distgen.training.job import ScalingConfig
 from distgen.training.local import stop_on_signals
+from distgen.training.run import open_pictures
 from distgen.tune.folder import SearchFolder, Trial, name_of, rank
 from distgen.tune.job import TuneJob, with_absolute_paths
 from distgen.tune.optuna import build_searcher
@@ -69,7 +69,7 @@ def run(
         TrainingError: Not one trial reached a quality card.
     """
     job = with_absolute_paths(job)
-    open_shard_set(job.train.data.shards, "train")
+    open_pictures(job.train)
     folder = SearchFolder(job)
     folder.prepare(resume=resume)
     if not folder.is_finished:

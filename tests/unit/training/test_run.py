@@ -1,6 +1,9 @@
 import pytest
+from PIL import Image
 
 from distgen.core.errors import UsageError
+from distgen.data import build
+from distgen.training.local import train_here
 from distgen.training.run import RunFolder, Tick, prepare
 
 
@@ -74,3 +77,24 @@ def test_what_is_not_a_run_is_refused(tmp_path):
 
     with pytest.raises(UsageError, match=r"no job\.yaml"):
         RunFolder(locate(tmp_path)).job()
+
+
+@pytest.fixture
+def odd_pictures(tmp_path) -> str:
+    """A shard set of four pictures of 30x30 pixels, a size that cannot be doubled to."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for shade in range(4):
+        Image.new("L", (30, 30), 60 * shade).save(folder / f"{shade}.png")
+    build(str(folder), str(tmp_path / "odd-set"), split=0)
+    return str(tmp_path / "odd-set")
+
+
+def test_pictures_that_the_model_cannot_make_are_refused_before_there_is_a_run(
+    make_job, odd_pictures
+):
+    job = make_job("vae")
+    job = job.model_copy(update={"data": job.data.model_copy(update={"shards": odd_pictures})})
+    with pytest.raises(UsageError, match="30x30"):
+        train_here(job)
+    assert not job.location.is_dir()
