@@ -16,6 +16,10 @@ from distgen.core.errors import UsageError, did_you_mean
 
 MAX_JOB_FILE_BYTES = 1 << 20
 
+# The loader lets through what Python says of values that only look right (a 99th of May, `!!int x`)
+# and of nesting without end.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError)
+
 C = TypeVar("C", bound="Config")
 
 
@@ -23,7 +27,11 @@ class Config(BaseModel):
     """Base of every config: frozen, and a key that nobody reads is an error."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
     )
 
 
@@ -42,11 +50,14 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, typing.Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
+            if not isinstance(key, str | int | float | None):
+                problem = f"{key!r} cannot be a key"
+            elif key in seen:
+                problem = f"key {key!r} is given twice"
+            else:
+                seen.add(key)
+                continue
+            raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
         return super().construct_mapping(node, deep=deep)
 
 
@@ -56,16 +67,9 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     Raises:
         UsageError: The text is not YAML, is not a mapping, or uses tags, aliases or a key twice.
     """
-    try:
-        # The loader derives from SafeLoader: plain data only.
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506
-    except yaml.YAMLError as error:
-        raise UsageError(
-            "This file is not valid YAML.",
-            where=source,
-            cause=" ".join(str(error).split()),
-            remedy="distgen config schema train",
-        ) from error
+    value = _load_yaml(
+        text, "This file is not valid YAML.", where=source, remedy="distgen config schema train"
+    )
     if not isinstance(value, dict):
         raise UsageError(
             "A job file is a mapping of keys to values.",
@@ -74,6 +78,14 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
             remedy="start from one of the files in jobs/",
         )
     return value
+
+
+def _load_yaml(text: str, refusal: str, **parts: str) -> Any:
+    try:
+        # The loader derives from SafeLoader: plain data only.
+        return yaml.load(text, Loader=_Loader)  # noqa: S506
+    except _YAML_ERRORS as error:
+        raise UsageError(refusal, cause=" ".join(str(error).split()), **parts) from error
 
 
 def read_job_file(path: str | Path) -> dict[str, Any]:
@@ -115,11 +127,8 @@ def override(mapping: Mapping[str, Any], assignments: Sequence[str]) -> dict[str
                 f"{assignment!r} is not an override.",
                 remedy="write section.key=value, for example training.images=100000",
             )
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"The value of {dotted!r} is not valid YAML: {text!r}.") from error
-        set_dotted(result, dotted.strip(), value)
+        refusal = f"The value of {dotted!r} is not valid YAML: {text[:80]!r}."
+        set_dotted(result, dotted.strip(), _load_yaml(text, refusal))
     return result
 
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from pydantic import PositiveInt
+from pydantic import Field
 
 from distgen.core.config import Config
 
 Mode = Literal["L", "RGB"]
 MODES: tuple[str, ...] = get_args(Mode)
 
+MAX_SIDE = 16_384
+"""Pixels: a longer side is a mistake, or an attack on the memory of whoever makes such pictures."""
+
 
 class ImageSpec(Config):
     """What data gives and models make: pictures of one size, mode and list of classes."""
 
-    height: PositiveInt
+    height: int = Field(ge=1, le=MAX_SIDE)
     """Rows, in pixels."""
-    width: PositiveInt
+    width: int = Field(ge=1, le=MAX_SIDE)
     """Columns, in pixels."""
     mode: Mode
     """`L` (one channel) or `RGB` (three)."""

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TypeVar
 
 from distgen.core.errors import DataError, UsageError, did_you_mean
-from distgen.core.spec import MODES, ImageSpec, Mode
+from distgen.core.spec import MAX_SIDE, MODES, ImageSpec, Mode
 from distgen.core.storage import Location, locate
 from distgen.data.convert import (
     ENCODINGS,
@@ -31,7 +31,6 @@ from distgen.data.pack import SHARD_BYTES, SHARD_SAMPLES, SetWriter, make_room
 from distgen.data.sources import Item, Source, open_source, split_of
 
 REJECTED_NAME = "rejected.csv"
-MAX_SIDE = 16_384
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of the stage, the items done, and the items of the stage."""
@@ -120,6 +119,7 @@ def build(
         # A chunk in work and one waiting for each thread: memory does not grow with the source.
         work = _Work(threads, 2 * workers, on_progress or (lambda _stage, _done, _total: None))
         height, width, mode = _size_and_mode(opened, parts, shape, mode, work)
+        _check_ranges(size=((height, width), 1, MAX_SIDE))
         target = Target(height, width, mode, fit, encoding, quality)
         image = ImageSpec(height=height, width=width, mode=mode, classes=opened.classes)
         rejected: list[Rejected] = []

@@ -1,7 +1,7 @@
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from distgen.core.config import (
     Config,
@@ -68,6 +68,16 @@ def test_missing_wrong_and_impossible_values_are_all_listed_at_once():
     assert "pet.whiskers: Input should be greater than 0 (given: -1)" in text
 
 
+class Speed(Config):
+    metres_per_second: PositiveFloat = 1.0
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+def test_a_number_has_to_be_finite(value: str):
+    with pytest.raises(UsageError, match="metres_per_second"):
+        parse(Speed, override({}, [f"metres_per_second={value}"]), "x")
+
+
 def test_dump_and_parse_are_inverse():
     job = parse(Job, GOOD, "x")
     assert parse(Job, parse_yaml(dump_yaml(job), "y"), "y") == job
@@ -80,7 +90,15 @@ def test_dump_and_parse_are_inverse():
         ("a: 1\na: 2", "given twice"),
         ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
         ("a: [1", "expected"),
+        ("a: {[1]: 2}", "cannot be a key"),
+        ("a: 2026-99-01", "month must be in 1..12"),
+        ("a: !!int x", "invalid literal"),
+        ("a: !!bool x", "'x'"),
+        ("a: !!timestamp x", "groupdict"),
+        ("a: " + "9" * 5000, "4300"),
+        ("a: " + "[" * 20_000, "recursion"),
     ],
+    ids=lambda text: text[:16],
 )
 def test_yaml_that_could_do_harm_or_lose_a_setting_is_refused(text: str, reason: str):
     with pytest.raises(UsageError) as caught:
@@ -111,7 +129,11 @@ def test_overrides_are_yaml_values_under_dotted_keys():
     assert "whiskers" not in GOOD["pet"], "the given mapping must stay as it was"
 
 
-@pytest.mark.parametrize("wrong", ["minutes", "=5", "a..b=1", "minutes.x=1"])
+@pytest.mark.parametrize(
+    "wrong",
+    ["minutes", "=5", "a..b=1", "minutes.x=1", "a=2026-99-01", "a={b: 1, b: 2}", "a=" + "[" * 9999],
+    ids=lambda text: text[:16],
+)
 def test_malformed_overrides_are_refused(wrong: str):
     with pytest.raises(UsageError):
         override(GOOD, [wrong])

@@ -152,6 +152,13 @@ def test_size_and_mode_come_from_the_pictures(animals: Path, tmp_path: Path) -> 
     assert labels_n.tolist() == [-1]
 
 
+def test_pictures_of_an_endless_side_need_a_size(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    Image.new("L", (20_000, 4)).save(tmp_path / "src" / "long.png")
+    with pytest.raises(UsageError, match="--size is 4x20000"):
+        build(str(tmp_path / "src"), tmp_path / "set")
+
+
 def test_pictures_of_several_sizes_need_a_size(animals: Path, tmp_path: Path) -> None:
     jpeg(animals / "cat" / "large.jpg", (48, 32))
     with pytest.raises(UsageError, match="2 different sizes") as error:
