@@ -19,8 +19,9 @@ from distgen.data import DataConfig
 from distgen.metrics.card import EvaluationConfig
 from distgen.models import ModelConfig
 from distgen.objectives import ObjectiveConfig, default_objective
+from distgen.registry.layout import Name
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+DecayRate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class TrainingConfig(Config):
@@ -32,7 +33,7 @@ class TrainingConfig(Config):
     """Images per step over all ranks."""
     learning_rate: PositiveFloat = 2e-4
     """Adam's step size after warm-up."""
-    betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.0, 0.99)
+    betas: tuple[DecayRate, DecayRate] = (0.0, 0.99)
     """Adam's decay rates of the gradient's first and second moments."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay (AdamW)."""

@@ -13,7 +13,8 @@ from distgen.core.storage import Location, locate
 from distgen.launch import train as launch
 from distgen.metrics.scores import Scores
 from distgen.objectives import ELBOConfig
-from distgen.training.job import Name, TrainJob
+from distgen.registry.layout import Name
+from distgen.training.job import TrainJob
 
 Mode = Literal["min", "max"]
 DIMENSIONS = ("choice", "uniform", "loguniform", "randint")

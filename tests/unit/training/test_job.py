@@ -44,6 +44,11 @@ def test_a_name_that_could_leave_the_storage_is_refused(name):
     assert "name" in refusal(name=name)
 
 
+@pytest.mark.parametrize("betas", [[0.9, 1.0], [-0.1, 0.9]])
+def test_decay_rates_that_adam_would_refuse_are_refused_here(betas):
+    assert "training.betas" in refusal(training={"images": 1000, "betas": betas})
+
+
 def test_an_unknown_family_names_the_nearest():
     assert "did you mean 'rvae'" in refusal(model={"family": "rrvae"})
 
