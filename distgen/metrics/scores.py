@@ -14,10 +14,16 @@ from distgen.metrics.frechet import Moments, frechet_distance, moments
 class Part(BaseModel):
     """Base of what a card is made of: frozen, and nothing in it that is not declared."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        # JSON has no word for what a diverged model's likelihood is, and null does not come back.
+        ser_json_inf_nan="strings",
+    )
 
 
-class Scores(Part):
+class Scores(Part, allow_inf_nan=False):
     """One set of pictures against the reference, in one feature space."""
 
     frechet_distance: float

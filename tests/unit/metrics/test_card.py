@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
@@ -191,6 +192,19 @@ def test_a_diverged_model_is_measured_and_told(sets, cache):
     card = evaluate_card(model, GAN, data, held_out, SMALL, cache=cache)
     assert card.not_finite == 150
     assert np.isfinite(figures(card)).all()
+
+
+def test_a_bound_that_is_no_number_is_told_and_comes_back(sets, cache):
+    data, held_out = sets
+    model = served(VAE, data.spec)
+    with torch.no_grad():
+        next(model.encoder.parameters()).fill_(float("nan"))
+    card = evaluate_card(model, VAE, data, held_out, SMALL, cache=cache)
+    assert np.isfinite(card.headline)
+    text = card.model_dump_json()
+    assert "NaN" in text
+    for again in (Card.model_validate_json(text), Card.model_validate(json.loads(text))):
+        assert np.isnan(again.likelihood.bound_nats)
 
 
 def test_pictures_depend_on_seed_and_number_alone():
