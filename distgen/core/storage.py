@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Location:
     url: str
 
     def __truediv__(self, name: str) -> Location:
-        return Location(self.filesystem, f"{self.path}/{name}", f"{self.url.rstrip('/')}/{name}")
+        return self._moved(f"{self.path}/{name}", lambda address: f"{address}/{name}")
 
     def __str__(self) -> str:
         return self.url
@@ -42,11 +43,17 @@ class Location:
     @property
     def parent(self) -> Location:
         """The folder that holds this one."""
-        return Location(
-            self.filesystem,
+        return self._moved(
             self.path.rstrip("/").rpartition("/")[0],
-            self.url.rstrip("/").rpartition("/")[0],
+            lambda address: address.rpartition("/")[0],
         )
+
+    def _moved(self, path: str, move: Callable[[str], str]) -> Location:
+        if self.local is not None:
+            return Location(self.filesystem, path, path)
+        # Options of an object store, such as its endpoint, stay behind the path.
+        address, mark, options = self.url.partition("?")
+        return Location(self.filesystem, path, f"{move(address.rstrip('/'))}{mark}{options}")
 
     @property
     def local(self) -> Path | None:
@@ -75,8 +82,11 @@ class Location:
     def list(self) -> list[Location]:
         """What the folder here holds, sorted by name; empty where there is no folder."""
         selector = pafs.FileSelector(self.path, allow_not_found=True)
-        names = sorted(info.base_name for info in self.filesystem.get_file_info(selector))
-        return [self / name for name in names]
+        try:
+            found = self.filesystem.get_file_info(selector)
+        except NotADirectoryError:
+            return []
+        return [self / name for name in sorted(info.base_name for info in found)]
 
     def read_bytes(self) -> bytes:
         """The whole file.
@@ -137,6 +147,8 @@ def locate(url: str | os.PathLike[str]) -> Location:
         return Location(pafs.LocalFileSystem(), path, path)
     try:
         filesystem, path = pafs.FileSystem.from_uri(text)
+        if not path:
+            raise ValueError("it names no bucket")
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{text!r} does not name a place that can be read.",

@@ -1,7 +1,8 @@
 import pytest
+from pyarrow import fs as pafs
 
 from distgen.core.errors import UsageError
-from distgen.core.storage import locate
+from distgen.core.storage import Location, locate
 
 
 def test_write_read_list_remove(tmp_path):
@@ -35,6 +36,30 @@ def test_unknown_schemes_are_refused_with_what_is_possible():
     with pytest.raises(UsageError) as caught:
         locate("ftp://host/x")
     assert "s3://" in str(caught.value.remedy)
+
+
+def test_what_is_no_folder_holds_nothing(tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert (locate(tmp_path) / "file").list() == []
+    assert (locate(tmp_path) / "file" / "below").list() == []
+
+
+def test_the_options_of_an_object_store_stay_behind_its_path(tmp_path):
+    store = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
+    place = Location(store, "bucket/runs", "s3://bucket/runs?endpoint_override=host:9000")
+    below = place / "name"
+    assert (below.path, below.url) == (
+        "bucket/runs/name",
+        "s3://bucket/runs/name?endpoint_override=host:9000",
+    )
+    assert below.parent == place
+    odd = locate(tmp_path / "what?") / "x"
+    assert odd.url == odd.path == f"{tmp_path}/what?/x"
+
+
+def test_a_url_without_a_bucket_is_refused():
+    with pytest.raises(UsageError, match="s3://"):
+        locate("s3://")
 
 
 def test_missing_file_has_no_size(tmp_path):
