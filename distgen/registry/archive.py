@@ -22,7 +22,6 @@ from distgen.registry.layout import (
     MAX_MANIFEST_BYTES,
     OPTIONAL,
     REQUIRED,
-    WEIGHTS,
     BundleManifest,
     parse_manifest,
     read_checked,
@@ -93,8 +92,7 @@ def _vouched(
     entry = manifest.files[name]
     if size != entry.bytes:
         raise _refused(place, f"{name} has {size:,} bytes, not {entry.bytes:,}")
-    if name == WEIGHTS:
-        _require_bytes(file, size, place)
+    _require_bytes(file, size, place)
     content = _content(file, size, place)
     if sha256_of(content) != entry.sha256:
         raise _refused(place, f"{name} is damaged: its sha256 is not the manifest's")

@@ -104,6 +104,7 @@ def read_manifest(location: Location) -> tuple[BundleManifest, str]:
             contents differ from it.
     """
     place = location / MANIFEST
+    _refuse_link(place)
     if not place.is_file():
         raise DataError(
             f"There is no bundle here: the folder has no {MANIFEST}.",
@@ -123,7 +124,8 @@ def parse_manifest(data: bytes, place: Location) -> BundleManifest:
     """A manifest from its bytes; `place` is named in errors.
 
     Raises:
-        DataError: It is damaged, from a newer distgen, or lists a file that bundles do not have.
+        DataError: It is damaged, from a newer distgen, or lists a file that bundles do not have or
+            that is too large to be what it is.
     """
     raw = _json_object(data, place)
     if raw.get("format") != FORMAT:
@@ -141,20 +143,22 @@ def parse_manifest(data: bytes, place: Location) -> BundleManifest:
         if name not in raw.get("files", {}):
             raise damaged(place, f"it does not list {name}")
     try:
-        return BundleManifest.model_validate(raw)
+        manifest = BundleManifest.model_validate(raw)
     except ValidationError as error:
         raise damaged(place, _first(error)) from error
+    for name, entry in manifest.files.items():
+        if name != WEIGHTS and entry.bytes > MAX_SMALL_FILE_BYTES:
+            raise damaged(place, f"its {name} is larger than {MAX_SMALL_FILE_BYTES:,} bytes")
+    return manifest
 
 
 def read_checked(location: Location, name: str, manifest: BundleManifest) -> bytes:
     """A listed file's bytes.
 
     Raises:
-        DataError: Their SHA-256 is not the manifest's, or the file is too large to be what it is.
+        DataError: Their SHA-256 is not the manifest's.
     """
     entry, place = manifest.files[name], location / name
-    if name != WEIGHTS and entry.bytes > MAX_SMALL_FILE_BYTES:
-        raise damaged(place, f"it is larger than {MAX_SMALL_FILE_BYTES:,} bytes")
     data = place.read_bytes()
     found = sha256_of(data)
     if found != entry.sha256:
@@ -172,7 +176,7 @@ def parse_config(data: bytes, place: Location) -> BundleConfig:
     _check_version(raw, place)
     model = raw.get("model")
     family = model.get("family") if isinstance(model, dict) else None
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise DataError(
             f"The bundle's family {family!r} is unknown.",
             where=str(place),
@@ -202,13 +206,7 @@ def parse_card(data: bytes, place: Location) -> Card:
 def _check_folder(location: Location, manifest: BundleManifest) -> None:
     for name, entry in manifest.files.items():
         place = location / name
-        if place.local is not None and place.local.is_symlink():
-            raise DataError(
-                f"The bundle's {name} is a link.",
-                where=str(place),
-                cause="a link may lead out of the bundle, or change under a running server",
-                remedy="put the file itself there: cp --dereference",
-            )
+        _refuse_link(place)
         if not place.is_file():
             raise damaged(place, "the file is missing")
         if place.size() != entry.bytes:
@@ -222,6 +220,16 @@ def _check_folder(location: Location, manifest: BundleManifest) -> None:
                 cause="a bundle's digest speaks for all that is in it",
                 remedy="move the file out of the bundle's folder",
             )
+
+
+def _refuse_link(place: Location) -> None:
+    if place.local is not None and place.local.is_symlink():
+        raise DataError(
+            f"The bundle's {place.name} is a link.",
+            where=str(place),
+            cause="a link may lead out of the bundle, or change under a running server",
+            remedy="put the file itself there: cp --dereference",
+        )
 
 
 def _json_object(data: bytes, place: Location) -> dict[str, Any]:

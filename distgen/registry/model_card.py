@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import NamedTuple
 
 from distgen.metrics.card import Card
@@ -142,8 +143,8 @@ def _quality(card: Card | None) -> list[str]:
 def _prompt(config: BundleConfig) -> str:
     if not _is_conditional(config):
         return "random"
-    name = config.image.classes[0]
-    return name if name.replace("-", "").replace("_", "").isalnum() else f'"{name}"'
+    # A class is called what somebody called a folder, and people paste what stands here.
+    return shlex.quote(config.image.classes[0])
 
 
 def _python_call(config: BundleConfig) -> str:

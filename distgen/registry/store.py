@@ -8,12 +8,12 @@ import uuid
 from pathlib import Path
 
 from distgen.core.errors import DataError, UsageError, did_you_mean
-from distgen.core.storage import Location, locate
+from distgen.core.storage import Location, locate, sha256_of
 from distgen.metrics.card import Card
 from distgen.registry import aliases as alias_log
 from distgen.registry.archive import read_archive, write_archive
 from distgen.registry.bundle import inspect_bundle, load_bundle
-from distgen.registry.layout import MANIFEST, NAME_PATTERN, read_checked
+from distgen.registry.layout import MANIFEST, NAME_PATTERN, parse_manifest, read_checked
 from distgen.registry.model_card import short
 
 CHAMPION = "champion"
@@ -231,7 +231,7 @@ class ModelStore:
         incoming = folder / f".incoming-{uuid.uuid4().hex[:12]}"
         incoming.mkdir(parents=True)
         try:
-            _copy(bundle, incoming)
+            _copy(bundle, incoming, digest)
             version = (self._numbers(name) or [0])[-1] + 1
             # A folder cannot be renamed over one that holds files: the name is taken once.
             while not _rename(incoming, folder / str(version)):
@@ -327,13 +327,21 @@ class ModelStore:
         )
 
 
-def _copy(bundle: Location, folder: Path) -> None:
-    """Copy a bundle's files, checked once more, for they may have changed since they were read."""
-    info = inspect_bundle(bundle)
-    target = locate(folder)
-    for file in info.manifest.files:
-        (target / file).write_bytes(read_checked(bundle, file, info.manifest))
-    (target / MANIFEST).write_bytes((bundle / MANIFEST).read_bytes())
+def _copy(bundle: Location, folder: Path, digest: str) -> None:
+    """Copy the bundle with this digest, checked once more, for it may have changed meanwhile."""
+    place = bundle / MANIFEST
+    data = place.read_bytes() if place.is_file() else b""
+    if sha256_of(data) != digest:
+        raise DataError(
+            "The bundle was written anew while it was read.",
+            where=str(bundle),
+            cause="a training that goes on, or `distgen evaluate --into-bundle`",
+            remedy="run the command again",
+        )
+    manifest, target = parse_manifest(data, place), locate(folder)
+    for name in manifest.files:
+        (target / name).write_bytes(read_checked(bundle, name, manifest))
+    (target / MANIFEST).write_bytes(data)
     for path in folder.iterdir():
         path.chmod(0o444)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -123,13 +125,24 @@ def test_extended_headers_are_refused(form, store, exported):
     refused(store, exported)
 
 
-def test_a_size_beyond_the_end_takes_no_memory(store, exported):
+@pytest.mark.parametrize(
+    ("name", "size"), [("model.safetensors", 2**62), ("README.md", 2**62), ("README.md", 2**25)]
+)
+def test_a_size_beyond_the_end_takes_no_memory(name, size, store, exported):
+    members = members_of(exported)
+    manifest = json.loads(members[0][1])
+    manifest["files"][name]["bytes"] = size
+    write(exported, [file(MANIFEST, json.dumps(manifest).encode()), *members[1:]])
     data = bytearray(exported.read_bytes())
-    weights = next(m for m, _ in members_of(exported) if m.name == "model.safetensors")
-    weights.size = 2**62
-    data[weights.offset : weights.offset + 512] = weights.tobuf(tarfile.GNU_FORMAT)
+    lying = next(m for m, _ in members_of(exported) if m.name == name)
+    lying.size = size
+    data[lying.offset : lying.offset + 512] = lying.tobuf(tarfile.GNU_FORMAT)
     exported.write_bytes(data)
+    tracemalloc.start()
     refused(store, exported)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**24
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 10240, b"not a tar", b"\x1f\x8b\x08" + b"x" * 2000])

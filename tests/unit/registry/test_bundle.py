@@ -18,7 +18,8 @@ from distgen.core.spec import ImageSpec
 from distgen.core.storage import Location, locate
 from distgen.models import FAMILIES, GANConfig, RVAEConfig, VAEConfig
 from distgen.registry import inspect_bundle, load_bundle, with_card, write_bundle
-from distgen.registry.layout import MANIFEST, OPTIONAL, REQUIRED, WEIGHTS
+from distgen.registry.layout import MANIFEST, OPTIONAL, REQUIRED, WEIGHTS, BundleConfig
+from distgen.registry.model_card import render_readme
 from tests.unit.registry.small_bundles import GAN, SPEC, card, state_of
 
 FILES = (MANIFEST, *REQUIRED, *OPTIONAL)
@@ -198,7 +199,7 @@ def test_a_file_cut_short_is_named(name, length, make_bundle):
     refused(place, name)
 
 
-@pytest.mark.parametrize("name", [*REQUIRED, *OPTIONAL])
+@pytest.mark.parametrize("name", FILES)
 def test_a_link_is_refused_even_to_the_right_bytes(name, make_bundle, tmp_path):
     place = make_bundle("bundle")
     elsewhere = tmp_path / "elsewhere"
@@ -251,6 +252,8 @@ def test_an_unknown_family_is_named_with_the_nearest(make_bundle):
         {"model": {"family": "gan", "width": "wide"}},
         {"model": {"family": "gan", "code": "os.system"}},
         {"model": "gan"},
+        {"model": {"family": ["gan"]}},
+        {"model": {"family": "rvae"}, "image": {"height": 16, "width": 10**18, "mode": "L"}},
         {"model": None},
         {"name": "../up"},
         {"extra": 1},
@@ -262,6 +265,15 @@ def test_a_config_that_is_not_one_is_refused(changes, make_bundle):
     edit(place, "config.json", **changes)
     reseal(place)
     refused(place, "config.json")
+
+
+@pytest.mark.parametrize("value", [float("nan"), -float("inf"), "better", None])
+def test_a_headline_that_is_no_number_is_refused(value, make_bundle):
+    place = make_bundle("bundle")
+    text = (place / "card.json").read_text()
+    (place / "card.json").write_text(text.replace("20.0", json.dumps(value)))
+    reseal(place)
+    refused(place, "card.json", "frechet_distance")
 
 
 def test_a_config_that_no_family_can_build_is_refused(make_bundle):
@@ -418,6 +430,12 @@ def test_the_readme_tells_what_a_person_asks(make_bundle):
         "distgen query zero",
     ):
         assert wanted in text
+
+
+def test_a_class_that_is_a_shell_command_is_quoted_in_the_readme():
+    spec = SPEC.model_copy(update={"classes": ("$(reboot)", "it's", "x")})
+    config = BundleConfig(name="m", model=GAN, image=spec, images_seen=1, distgen_version="1")
+    assert "distgen query '$(reboot)' -n" in render_readme(config, None, has_samples=False)
 
 
 def test_the_python_in_the_readme_runs(make_bundle, monkeypatch):

@@ -133,6 +133,20 @@ def test_of_two_moves_from_one_state_one_wins_and_one_is_told(tmp_path):
     assert [p.name for p in folder.iterdir()] == ["000001.json"]
 
 
+def test_a_bundle_that_changes_while_it_is_promoted_is_not_kept(store, make_bundle, monkeypatch):
+    place = make_bundle("a", 20.0)
+    keep = ModelStore._keep
+
+    def keep_late(self, *args):
+        make_bundle("a", 30.0, seed=9)
+        return keep(self, *args)
+
+    monkeypatch.setattr(ModelStore, "_keep", keep_late)
+    with pytest.raises(DataError, match="written anew"):
+        store.promote(place)
+    assert store.names() == []
+
+
 def test_promotions_at_the_same_time_lose_no_version_and_no_move(store, make_bundle):
     places = [make_bundle(str(n), 20.0, seed=n) for n in range(6)]
     gate, versions = threading.Barrier(len(places)), []
@@ -274,3 +288,6 @@ def test_a_name_that_is_nowhere_is_answered_with_the_nearest(
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="holds no model"):
         resolve_model("empty", "models")
+    (tmp_path / "model.tar").write_bytes(b"")
+    with pytest.raises(UsageError, match="no model 'model.tar'"):
+        resolve_model("model.tar", "models")
