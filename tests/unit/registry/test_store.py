@@ -289,5 +289,5 @@ def test_a_name_that_is_nowhere_is_answered_with_the_nearest(
     with pytest.raises(UsageError, match="holds no model"):
         resolve_model("empty", "models")
     (tmp_path / "model.tar").write_bytes(b"")
-    with pytest.raises(UsageError, match="no model 'model.tar'"):
+    with pytest.raises(UsageError, match=r"no model 'model\.tar'"):
         resolve_model("model.tar", "models")
