@@ -265,7 +265,9 @@ def _elbo_step(job: TrainJob, networks: Mapping[str, nn.Module]) -> Step:
 
 
 def _ddp(network: nn.Module) -> nn.Module:
-    return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(
+        network, forward_sync_buffers=False, gradient_as_bucket_view=True
+    )
 
 
 def _adam(network: nn.Module, job: TrainJob) -> torch.optim.Optimizer:

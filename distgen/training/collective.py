@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
@@ -33,9 +34,12 @@ class Collective:
         """Each network in a DistributedDataParallel of its own, so that phases stay apart."""
         if self.world.size == 1:
             return dict(networks)
+        # Weights with a single input or output have a stride that means nothing, from which torch
+        # concludes that their gradients lie wrongly.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         return {
             name: DistributedDataParallel(
-                network, broadcast_buffers=False, gradient_as_bucket_view=True
+                network, forward_sync_buffers=False, gradient_as_bucket_view=True
             )
             for name, network in networks.items()
         }

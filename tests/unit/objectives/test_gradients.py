@@ -14,12 +14,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from distgen.core.spec import ImageSpec
 from distgen.core.world import World
 from distgen.models import GANConfig, RVAEConfig, VAEConfig, build_networks
 from distgen.objectives import KINDS, Noise, Objective, TrainBatch, build_objective
+from distgen.training.collective import Collective
 
 SPEC = ImageSpec(height=16, width=16, mode="L", classes=("a", "b", "c"))
 GLOBAL_BATCH = 8
@@ -87,18 +87,14 @@ every_case = pytest.mark.parametrize("name", CASES)
 Gradients = dict[str, Tensor]
 
 
-def gradients_of(name: str, world: World) -> Gradients:
+def gradients_of(name: str, ranks: Collective) -> Gradients:
     """Every parameter's gradient in the phase that trains it, as the trainer would make it."""
     networks, objective = CASES[name].build()
-    replicas = dict(networks)
-    if world.size > 1:
-        replicas = {
-            key: DistributedDataParallel(network, broadcast_buffers=False)
-            for key, network in networks.items()
-        }
+    networks = {key: n.to(memory_format=torch.channels_last) for key, n in networks.items()}
+    replicas = ranks.replicate(networks)
     gradients: Gradients = {}
     for step in range(STEPS):
-        batch = batch_for(world, IMAGES_SEEN + step)
+        batch = batch_for(ranks.world, IMAGES_SEEN + step)
         for phase in objective.phases:
             train_only(networks, phase.networks)
             for key in phase.networks:
@@ -119,7 +115,8 @@ def run_rank(rank: int, folder: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS
     )
-    found = {name: gradients_of(name, World(rank, RANKS)) for name in CASES}
+    ranks = Collective(World(rank, RANKS))
+    found = {name: gradients_of(name, ranks) for name in CASES}
     torch.save(found, Path(folder) / f"rank-{rank}.pt")
     dist.destroy_process_group()
 
@@ -129,7 +126,8 @@ def by_rank(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Gradient
     """What each of two processes ends up with after DDP's all-reduce."""
     folder = tmp_path_factory.mktemp("gradients")
     ranks = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)])
+        # Users should see no warnings either.
+        subprocess.Popen([sys.executable, "-W", "error", __file__, str(rank), str(folder)])
         for rank in range(RANKS)
     ]
     assert [process.wait() for process in ranks] == [0] * RANKS
@@ -138,7 +136,7 @@ def by_rank(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Gradient
 
 @every_case
 def test_two_ranks_have_the_gradients_of_one(name: str, by_rank):
-    alone = gradients_of(name, World())
+    alone = gradients_of(name, Collective(World()))
     for found in by_rank:
         assert found[name].keys() == alone.keys()
         for key, expected in alone.items():
@@ -150,7 +148,7 @@ def test_every_parameter_gets_a_gradient_in_its_phase(name: str):
     networks, objective = CASES[name].build()
     trained = [key for phase in objective.phases for key in phase.networks]
     assert sorted(trained) == sorted(networks)
-    for key, gradient in gradients_of(name, World()).items():
+    for key, gradient in gradients_of(name, Collective(World())).items():
         assert gradient is not None, key
         assert gradient.abs().max() > 0, key
         assert gradient.isfinite().all(), key
