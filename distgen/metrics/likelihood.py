@@ -16,8 +16,8 @@ from distgen.models import LatentVariableModel, Posterior
 
 BLOCK = 8
 """Pictures weighed together; part of no result, but equal blocks make equal bits on any ranks."""
-_ROWS_PER_PASS = 1024
-"""Decoded pictures in memory at once."""
+_SAMPLES_PER_PASS = 128
+"""Posterior samples of each picture that are weighed at once."""
 
 
 class LikelihoodScores(Part):
@@ -68,12 +68,10 @@ def importance_bounds(
     uniforms = torch.stack([_uniforms(i, images_nchw.shape[1:]) for i in indices]).to(device)
     observed = model.observe(images_nchw, uniforms)
     posterior = model.encode(observed)
-    count = len(indices)
     generators = [_generator(derive(seed, "importance samples", int(i))) for i in indices]
-    per_pass = max(1, _ROWS_PER_PASS // count)
     passes = []
-    for start in range(0, samples, per_pass):
-        size = min(per_pass, samples - start)
+    for start in range(0, samples, _SAMPLES_PER_PASS):
+        size = min(_SAMPLES_PER_PASS, samples - start)
         normals = torch.stack(
             [torch.randn(size, model.latent_dim, generator=g) for g in generators]
         ).to(device)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import NonNegativeFloat
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,16 +18,21 @@ from distgen.objectives.base import Phase, TrainBatch
 DISCRIMINATOR = Phase("discriminator", ("discriminator",))
 GENERATOR = Phase("generator", ("generator",))
 
+R1 = Annotated[
+    NonNegativeFloat, Field(description="Weight of half the squared gradient norm, real pictures.")
+]
+R2 = Annotated[
+    NonNegativeFloat, Field(description="Weight of the same penalty on generated pictures.")
+]
+
 
 class RelativisticConfig(Config):
     """Relativistic pairing with R1 and R2 (Jolicoeur-Martineau 2019; Huang et al. 2024, R3GAN)."""
 
     families: ClassVar[tuple[str, ...]] = ("gan",)
     kind: Literal["relativistic"] = "relativistic"
-    r1: NonNegativeFloat = 1.0
-    """Weight of the gradient penalty on real pictures: r1 / 2 times the squared norm."""
-    r2: NonNegativeFloat = 1.0
-    """Weight of the gradient penalty on generated pictures."""
+    r1: R1 = 1.0
+    r2: R2 = 1.0
 
 
 class NonSaturatingConfig(Config):
@@ -35,10 +40,8 @@ class NonSaturatingConfig(Config):
 
     families: ClassVar[tuple[str, ...]] = ("gan",)
     kind: Literal["non-saturating"] = "non-saturating"
-    r1: NonNegativeFloat = 1.0
-    """Weight of the gradient penalty on real pictures: r1 / 2 times the squared norm."""
-    r2: NonNegativeFloat = 0.0
-    """Weight of the gradient penalty on generated pictures."""
+    r1: R1 = 1.0
+    r2: R2 = 0.0
 
 
 class HingeConfig(Config):
@@ -46,10 +49,8 @@ class HingeConfig(Config):
 
     families: ClassVar[tuple[str, ...]] = ("gan",)
     kind: Literal["hinge"] = "hinge"
-    r1: NonNegativeFloat = 1.0
-    """Weight of the gradient penalty on real pictures: r1 / 2 times the squared norm."""
-    r2: NonNegativeFloat = 0.0
-    """Weight of the gradient penalty on generated pictures."""
+    r1: R1 = 1.0
+    r2: R2 = 0.0
 
 
 class WassersteinConfig(Config):

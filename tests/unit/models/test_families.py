@@ -137,12 +137,16 @@ def test_a_conditional_model_of_pictures_without_classes_is_refused():
     assert "conditional=false" in str(caught.value.remedy)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("key", ["latent_dim", "width", "blocks", "clock_features"])
-def test_a_config_cannot_ask_for_networks_without_end(family, key):
-    config = FAMILIES[family].config
-    if key in config.model_fields:
-        with pytest.raises(ValueError, match=key):
-            config(**{key: 10**9})
-    else:
-        assert key in ("blocks", "clock_features")
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        pytest.param(family.config, key, id=f"{name}.{key}")
+        for name, family in FAMILIES.items()
+        for key, field in family.config.model_fields.items()
+        if field.annotation is int
+    ],
+)
+@pytest.mark.parametrize("value", [0, -1, 10**9])
+def test_no_size_of_a_network_is_nothing_or_without_end(config, key, value):
+    with pytest.raises(ValueError, match=key):
+        config(**{key: value})
