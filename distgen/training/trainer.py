@@ -257,6 +257,15 @@ class Trainer:
             self._event("damaged checkpoint skipped", checkpoint=place.name, cause=error.what)
 
         self.images_seen = checkpoint.load_latest(self.run.checkpoints, self.parts, damaged)
+        agreed = self.collective.agree(self.images_seen)
+        if agreed != self.images_seen:
+            raise DataError(
+                f"Rank {self.world.rank} would go on from {self.images_seen:,} images, "
+                f"rank 0 from {agreed:,}.",
+                where=str(self.run.checkpoints),
+                cause="nodes see different folders under this name, or one could not read a file",
+                remedy="set storage to a place that all nodes share: a network disk or s3://",
+            )
         if self.world.is_main:
             self.run.rewind(self.images_seen)
             self._event("resumed" if self.images_seen else "started", ranks=self.world.size)

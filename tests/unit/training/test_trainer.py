@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from distgen.core.errors import PreemptedError, TrainingError
+from distgen.core.errors import DataError, PreemptedError, TrainingError
 from distgen.core.storage import locate
 from distgen.registry.bundle import load_bundle
 from distgen.training import checkpoint, trainer
+from distgen.training.collective import Collective
 from distgen.training.run import Tick
 from distgen.training.trainer import crossed, finished_outcome, train, train_only
 
@@ -34,6 +35,15 @@ def weights(run) -> dict[str, bytes]:
         for place in newest.list()
         if place.name.endswith(".safetensors")
     }
+
+
+def test_ranks_that_find_different_checkpoints_do_not_train_together(make_job, start, monkeypatch):
+    run = start(make_job("vae"))
+    # As on a node whose disk is not that of rank 0, which has a checkpoint.
+    monkeypatch.setattr(Collective, "agree", lambda *_: 96)
+    with pytest.raises(DataError, match="from 0 images, rank 0 from 96") as caught:
+        train(run.job())
+    assert "share" in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
