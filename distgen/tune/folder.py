@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from distgen.core.config import dump_yaml, flatten, parse, parse_yaml
@@ -144,8 +145,8 @@ class SearchFolder:
 
 
 def rank(trials: list[Trial], mode: str) -> list[Trial]:
-    """Trials with a figure, the best first; the earlier one where two are equal."""
-    measured = [trial for trial in trials if trial.value is not None]
+    """Trials with a finite figure, the best first; the earlier one where two are equal."""
+    measured = [trial for trial in trials if trial.value is not None and isfinite(trial.value)]
     sign = 1 if mode == "min" else -1
     return sorted(measured, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
 

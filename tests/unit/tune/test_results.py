@@ -36,7 +36,8 @@ def trial(number: int, value: float | None, point: dict[str, Any] | None = None)
     return Trial(number, point or {}, f"runs/{number}", status, 1000, value, figures, "<cause>")
 
 
-VALUES = st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6)), max_size=8)
+ODD = (math.nan, math.inf, -math.inf)
+VALUES = st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6), st.sampled_from(ODD)), max_size=8)
 
 
 @given(VALUES, st.sampled_from(["min", "max"]))
@@ -44,7 +45,7 @@ def test_ranking_begins_with_the_best_and_leaves_out_the_unmeasured(
     values: list[float | None], mode: str
 ) -> None:
     ranked = rank([trial(n, value) for n, value in enumerate(values)], mode)
-    measured = [value for value in values if value is not None]
+    measured = [value for value in values if value is not None and math.isfinite(value)]
     assert [t.value for t in ranked] == sorted(measured, reverse=mode == "max")
 
 
@@ -117,6 +118,8 @@ def test_started_search_is_gone_on_with_only_when_asked(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--resume"):
         make_folder(tmp_path).prepare(resume=False)
     make_folder(tmp_path).prepare(resume=True)
+    # A queue that starts it again cannot know whether it has been started before.
+    make_folder(tmp_path / "elsewhere").prepare(resume=True)
 
 
 def test_longer_search_that_is_cut_short_is_not_finished(
