@@ -57,4 +57,4 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
         return
     for key, value in result.items():
         text = f"{value:,.3f}" if isinstance(value, float) else str(value)
-        console.print(f"{key:32} {text}", markup=False, soft_wrap=True)
+        console.print(f"{key:32} {text}")

@@ -34,6 +34,8 @@ def schema(
     ] = False,
 ) -> None:
     """Print every key of a job file with its type, default and meaning."""
+    from rich.text import Text
+
     from distgen.cli.kinds import schema_of
     from distgen.core.config import describe
 
@@ -43,10 +45,10 @@ def schema(
         return
     for line in describe(model):
         indent = "  " * line.depth
-        console.print(f"{indent}[bold]{line.key}[/bold]: [cyan]{line.type}[/cyan]", end="")
-        console.print(f" = {line.default}" if line.default else "", markup=False)
+        default = f" = {line.default}" if line.default else ""
+        console.print(Text.assemble(indent, (line.key, "bold"), ": ", (line.type, "cyan"), default))
         if line.help:
-            console.print(f"{indent}    [dim]{line.help}[/dim]", soft_wrap=True)
+            console.print(f"{indent}    {line.help}", style="dim")
 
 
 @app.command()
@@ -61,4 +63,4 @@ def diff(
     before, after = (flatten(read_job(f, []).model_dump(mode="json")) for f in (first, second))
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):
-            console.print(f"{key}: {before.get(key)!r} -> {after.get(key)!r}", markup=False)
+            console.print(f"{key}: {before.get(key)!r} -> {after.get(key)!r}")

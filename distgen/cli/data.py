@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distgen.cli.console import console, err_console, print_json
+from distgen.cli.console import console, err_console, print_json, print_table, strong
 from distgen.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -133,9 +133,12 @@ def verify(shards: _SET, as_json: _JSON = False) -> None:
     for verdict in verdicts:
         if verdict.ok and not as_json:
             console.print(
-                f"[green]ok[/green]  {verdict.url}  {verdict.samples:,} samples in "
-                f"{verdict.shards} shards, {_bytes(verdict.bytes)}",
-                soft_wrap=True,
+                strong(
+                    "ok",
+                    f"  {verdict.url}  {verdict.samples:,} samples in "
+                    f"{verdict.shards} shards, {_bytes(verdict.bytes)}",
+                    style="green",
+                )
             )
     for verdict in verdicts:
         verdict.raise_if_bad()
@@ -159,7 +162,7 @@ def preview(
 
     png = preview_set(_open_all(shards)[0], columns=columns, rows=rows, label=label)
     locate(out).write_bytes(png)
-    console.print(str(out), markup=False, soft_wrap=True)
+    console.print(str(out))
 
 
 def _open_all(url: str) -> list[ShardSet]:
@@ -241,17 +244,13 @@ def _show_built(built: Built) -> None:
         console.print(
             f"{place}  {manifest.num_samples:,} pictures of {image.width}x{image.height} "
             f"{image.mode}{classes}, {len(manifest.shards)} shards",
-            markup=False,
-            soft_wrap=True,
         )
     if built.rejected:
         console.print(
             f"{built.rejected:,} files could not be used: {built.location / REJECTED_NAME}",
             style="yellow",
-            markup=False,
-            soft_wrap=True,
         )
-    console.print(f"next: distgen data preview {built.location}", markup=False, soft_wrap=True)
+    console.print(f"next: distgen data preview {built.location}")
 
 
 def _show_summary(summary: Summary) -> None:
@@ -276,7 +275,7 @@ def _show_summary(summary: Summary) -> None:
         rows.append(("unlabelled", f"{summary.unlabelled:,}"))
     for name, value in rows:
         table.add_row(Text(name), Text(value))
-    console.print(table)
+    print_table(table)
 
 
 def _bytes(size: int) -> str:

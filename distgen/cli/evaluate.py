@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distgen.cli.console import console, print_json
+from distgen.cli.console import console, print_json, strong
 
 if TYPE_CHECKING:
     from distgen.core.storage import Location
@@ -74,9 +74,9 @@ def evaluate(
         return
     from distgen.cli.models import print_card
 
-    console.print(f"[bold]{bundle.name}[/bold]  {bundle.digest[:12]}\n", soft_wrap=True)
+    console.print(strong(bundle.name, f"  {bundle.digest[:12]}\n"))
     print_card(card)
-    console.print(f"\n  card     {place}", soft_wrap=True)
+    console.print(f"\n  card     {place}")
 
 
 def _measure(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from distgen.cli.console import console, err_console, print_json
+from distgen.cli.console import console, err_console, print_json, print_table, strong
 
 if TYPE_CHECKING:
     from distgen.launch.submit import JobInfo, Jobs
@@ -57,9 +58,9 @@ def submit(
     if as_json:
         print_json({"id": job_id, "address": jobs.url})
     else:
-        console.print(f"[bold]{job_id}[/bold] is submitted to {jobs.url}", soft_wrap=True)
+        console.print(strong(job_id, f" is submitted to {jobs.url}"))
         for key, place in _places(job).items():
-            console.print(f"  {key:<12}{place}", soft_wrap=True)
+            console.print(f"  {key:<12}{place}")
         if not follow:
             console.print(f"  follow      distgen jobs logs {job_id} --follow{_option(address)}")
             console.print(f"  stop        distgen jobs stop {job_id}{_option(address)}")
@@ -80,12 +81,13 @@ def ls(address: _ADDRESS = None, as_json: _JSON = False) -> None:
         console.print("No job has been submitted to this cluster.  (distgen submit JOB)")
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("id", "kind", "status", "started", "time", "exit"):
+    table.add_column("id", overflow="fold")  # it is what other commands ask for
+    for heading in ("kind", "status", "started", "time", "exit"):
         table.add_column(heading, no_wrap=True)
     for job in found:
         code = "" if job.exit_code is None else str(job.exit_code)
         table.add_row(job.id, job.kind, job.status, _when(job.started), _duration(job), code)
-    console.print(table)
+    print_table(table)
 
 
 @app.command()
@@ -97,14 +99,14 @@ def status(job_id: _ID, address: _ADDRESS = None, as_json: _JSON = False) -> Non
     if as_json:
         print_json(asdict(job))
         return
-    console.print(f"[bold]{job.id}[/bold]  {job.status}")
+    console.print(strong(job.id, f"  {job.status}"))
     console.print(f"  kind      {job.kind or 'not one of distgen'}")
     console.print(f"  started   {_when(job.started)}")
     console.print(f"  time      {_duration(job)}")
     if job.exit_code is not None:
         console.print(f"  exit      {job.exit_code}")
     if job.status == "FAILED" and job.message:
-        console.print(f"  message   {job.message.strip()}", markup=False, soft_wrap=True)
+        console.print(f"  message   {job.message.strip()}")
 
 
 @app.command()
@@ -141,7 +143,7 @@ def stop(
         console.print(f"{job_id} had ended already.")
         return
     if wait:
-        with err_console.status(f"waiting for {job_id} to write its checkpoint ..."):
+        with err_console.status(Text(f"waiting for {job_id} to write its checkpoint ...")):
             jobs.wait(job_id)
     console.print(f"{job_id} is {'stopped' if wait else 'stopping'}.")
 
@@ -157,7 +159,7 @@ def _follow(jobs: Jobs, job_id: str, address: str | None) -> None:
     if job.outcome:
         err_console.print(f"{job_id} ended as {job.status}.")
         if job.exit_code is None and job.message:
-            err_console.print(job.message.strip(), markup=False, soft_wrap=True)
+            err_console.print(job.message.strip())
         raise typer.Exit(job.outcome)
 
 

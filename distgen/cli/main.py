@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated
@@ -24,8 +25,8 @@ from distgen.cli import (
     train,
     tune,
 )
-from distgen.cli.console import err_console
-from distgen.core.errors import EXIT_FAILED, EXIT_USAGE, DistgenError
+from distgen.cli.console import err_console, strong
+from distgen.core.errors import EXIT_FAILED, EXIT_USAGE, DistgenError, UsageError
 
 app = typer.Typer(
     name="distgen",
@@ -52,8 +53,7 @@ def options(
     if version:
         print(distgen.__version__)
         raise typer.Exit
-    if debug:
-        os.environ["DISTGEN_DEBUG"] = "1"
+    os.environ["DISTGEN_DEBUG"] = "1" if debug else ""
 
 
 _MAKE, _FIND, _USE, _RUN = "Data", "Train and search", "Models and endpoints", "Cluster and tools"
@@ -99,16 +99,48 @@ def main() -> None:
 
 def report(error: Exception) -> int:
     """Print an error as its user should see it, and return the exit code."""
+    if isinstance(error, OSError) and error.errno in _PLACES:
+        error = _about_place(error)
     if isinstance(error, DistgenError):
-        err_console.print(f"[red]error:[/red] {error.what}", markup=True, soft_wrap=True)
+        err_console.print(strong("error:", f" {error.what}", style="red"))
         for label, text in (
             ("where", error.where),
             ("cause", error.cause),
             ("try", error.remedy),
         ):
             if text:
-                err_console.print(f"  {label}: {text}", markup=False, soft_wrap=True)
+                err_console.print(f"  {label}: {text}")
         return error.exit_code
-    err_console.print(f"unexpected {type(error).__name__}: {error}", markup=False, soft_wrap=True)
+    err_console.print(f"unexpected {type(error).__name__}: {error}")
     err_console.print("  try: the same command with `distgen --debug ...` for the traceback")
     return EXIT_FAILED
+
+
+# What the system says about a file or folder that was named, and what to do about it.
+_PLACES = {
+    errno.EACCES: "choose a place that you may use, or get the right to it: ls -ld",
+    errno.EPERM: "choose a place that you may use, or get the right to it: ls -ld",
+    errno.EROFS: "choose a place that can be written",
+    errno.ENOENT: "check the path; the folder above must exist or be one that can be made",
+    errno.EISDIR: "give the path of a file; this is a folder",
+    errno.ENOTDIR: "choose another path; a part of this one is a file",
+    errno.EEXIST: "choose another path; something else is there",
+    errno.ENOSPC: "make room, and give the same command again: df -h",
+    errno.EDQUOT: "make room in your quota, and give the same command again",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "choose another path; the links in this one lead in a circle",
+}
+
+
+def _about_place(error: OSError) -> UsageError:
+    code = error.errno or 0
+    # A file is written aside first: the second name is the one that was asked for. pyarrow gives
+    # its sentence in place of the system's, and the path in it.
+    path = error.filename2 or error.filename
+    said = os.strerror(code)
+    return UsageError(
+        f"A file or folder cannot be used: {said[:1].lower()}{said[1:]}.",
+        where=str(path) if path else None,
+        cause=None if path else error.strerror,
+        remedy=_PLACES[code],
+    )

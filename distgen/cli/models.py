@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distgen.cli.console import console, print_json
+from distgen.cli.console import console, print_json, print_table
 
 if TYPE_CHECKING:
     from distgen.metrics.card import Card
@@ -28,6 +28,7 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def list_models(root: _ROOT = "models", as_json: _JSON = False) -> None:
     """List the versions of all models, and where aliases point."""
     from rich.table import Table
+    from rich.text import Text
 
     from distgen.registry import ModelStore
 
@@ -47,12 +48,12 @@ def list_models(root: _ROOT = "models", as_json: _JSON = False) -> None:
             row["name"],
             str(row["version"]),
             ", ".join(row["aliases"]),
-            row.get("family", "[red]damaged[/red]"),
+            row.get("family") or Text("damaged", style="red"),
             _headline(row),
             f"{row['images_seen']:,}" if "images_seen" in row else row.get("damage", ""),
             row.get("digest", "")[:12],
         )
-    console.print(table)
+    print_table(table)
 
 
 @app.command()
@@ -76,9 +77,9 @@ def show(model: _MODEL, root: _ROOT = "models", as_json: _JSON = False) -> None:
         ("digest", info.digest),
         ("bundle", str(info.location)),
     ):
-        console.print(f"{key:12} {value}", markup=False, soft_wrap=True)
+        console.print(f"{key:12} {value}")
     if info.card is None:
-        console.print(f"\nNot measured yet: distgen evaluate {model}", soft_wrap=True)
+        console.print(f"\nNot measured yet: distgen evaluate {model}")
         return
     console.print()
     print_card(info.card)
@@ -109,8 +110,8 @@ def promote(
         print_json({"name": kept, "version": version, "alias": alias, "before": before})
         return
     was = f" (was {kept}:{before})" if before not in (None, version) else ""
-    console.print(f"{kept}@{alias} is {kept}:{version}{was}", soft_wrap=True)
-    console.print(f"  next     distgen serve {kept}@{alias}", soft_wrap=True)
+    console.print(f"{kept}@{alias} is {kept}:{version}{was}")
+    console.print(f"  next     distgen serve {kept}@{alias}")
 
 
 @app.command()
@@ -146,7 +147,7 @@ def export_model(
     if as_json:
         print_json({"file": str(path), "bytes": path.stat().st_size, "digest": digest})
         return
-    console.print(f"{path}  {path.stat().st_size:,} bytes  {digest[:12]}", soft_wrap=True)
+    console.print(f"{path}  {path.stat().st_size:,} bytes  {digest[:12]}")
 
 
 @app.command("import")
@@ -184,9 +185,9 @@ def print_card(card: Card) -> None:
     table.add_column("real pictures", justify="right")
     for row in quality_rows(card):
         table.add_row(row.figure, row.better, row.value, row.floor)
-    console.print(table)
+    print_table(table)
     for sentence in conditions(card):
-        console.print(f"  {sentence}", style="dim", markup=False)
+        console.print(f"  {sentence}", style="dim")
 
 
 def _rows(store: ModelStore, name: str) -> list[dict[str, Any]]:

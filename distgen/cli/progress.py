@@ -59,12 +59,12 @@ class LiveDisplay:
             return
         now = time.monotonic()
         if stage != self._last_stage or now - self._last_plain >= self._plain_every_s:
-            err_console.print(f"{self.title}  {line}", soft_wrap=True, markup=False)
+            err_console.print(f"{self.title}  {line}")
             self._last_plain, self._last_stage = now, stage
 
     def say(self, message: str) -> None:
         """Show a message that stays, above what changes."""
-        err_console.print(f"{self.title}  {message}", soft_wrap=True, markup=False)
+        err_console.print(f"{self.title}  {message}")
 
 
 class TrainingDisplay(LiveDisplay):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distgen.cli.console import console, print_json
+from distgen.cli.console import console, print_json, print_table
 
 if TYPE_CHECKING:
     from distgen.training.run import RunFolder
@@ -44,7 +44,7 @@ def list_runs(storage: _STORAGE = "runs", as_json: _JSON = False) -> None:
             row["state"],
             row["headline"],
         )
-    console.print(table)
+    print_table(table)
 
 
 @app.command()
@@ -57,8 +57,8 @@ def show(run: _RUN, storage: _STORAGE = "runs", as_json: _JSON = False) -> None:
         print_json({**row, "card": card})
         return
     for key, value in row.items():
-        console.print(f"{key:12} {value}", soft_wrap=True, markup=False)
-    console.print(f"{'report':12} {folder.report}", soft_wrap=True)
+        console.print(f"{key:12} {value}")
+    console.print(f"{'report':12} {folder.report}")
 
 
 @app.command()
@@ -73,8 +73,6 @@ def events(run: _RUN, storage: _STORAGE = "runs", as_json: _JSON = False) -> Non
         listed = "  ".join(f"{key}={value}" for key, value in facts.items())
         console.print(
             f"{row['time'][:19]}  {row['images_seen']:>12,}  {row['event']}  {listed}",
-            soft_wrap=True,
-            markup=False,
         )
 
 
@@ -89,7 +87,7 @@ def remove(
     if not yes:
         typer.confirm(f"Delete {folder.location} and all its checkpoints?", abort=True)
     folder.location.remove()
-    console.print(f"deleted {folder.location}", soft_wrap=True)
+    console.print(f"deleted {folder.location}")
 
 
 def _find(run: str, storage: str) -> RunFolder:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distgen.cli.console import console, err_console, print_json
+from distgen.cli.console import console, err_console, print_json, strong
 
 if TYPE_CHECKING:
     from distgen.training.job import TrainJob
@@ -48,11 +48,11 @@ def train(
         print_json(outcome.__dict__)
         return
     run_path = outcome.run
-    console.print(f"\n[bold]{job.name}[/bold] finished at {outcome.images_seen:,} images.")
-    console.print(
-        f"  report   {run_path}/report.html\n  bundle   {run_path}/bundle", soft_wrap=True
-    )
-    console.print(f"  next     distgen models promote {run_path}", soft_wrap=True)
+    console.print()
+    console.print(strong(job.name, f" finished at {outcome.images_seen:,} images."))
+    console.print(f"  report   {run_path}/report.html")
+    console.print(f"  bundle   {run_path}/bundle")
+    console.print(f"  next     distgen models promote {run_path}")
 
 
 def run(job: TrainJob, *, address: str | None = None, fresh: bool = False) -> Outcome:
@@ -92,7 +92,7 @@ def _describe(job: TrainJob) -> None:
     steps = -(-job.training.images // job.training.batch_size)
     epochs = job.training.images / shard_set.num_samples
     held_out = "a test split" if has_split(job.data.shards, "test") else "no test split"
-    console.print(f"[bold]{job.name}[/bold] would be trained into {job.location}", soft_wrap=True)
+    console.print(strong(job.name, f" would be trained into {job.location}"))
     console.print(
         f"  data      {shard_set.num_samples:,} pictures, {spec.width}x{spec.height} {spec.mode}, "
         f"{spec.num_classes} classes, {held_out}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from distgen.cli.console import console, print_json
+from distgen.cli.console import console, print_json, print_table, strong
 from distgen.cli.progress import LiveDisplay
 
 if TYPE_CHECKING:
@@ -55,12 +55,13 @@ def tune(
     if as_json:
         print_json(asdict(outcome))
         return
-    console.print(trial_table(job, outcome.trials))
+    print_table(trial_table(job, outcome.trials))
     best = outcome.best
-    console.print(f"\n[bold]{job.name}[/bold]: trial {best.number} is the best.")
-    console.print(f"  report   {outcome.folder}/report.html", soft_wrap=True)
-    console.print(f"  trials   {outcome.folder}/trials.parquet", soft_wrap=True)
-    console.print(f"  next     distgen train {outcome.best_job}", soft_wrap=True)
+    console.print()
+    console.print(strong(job.name, f": trial {best.number} is the best."))
+    console.print(f"  report   {outcome.folder}/report.html")
+    console.print(f"  trials   {outcome.folder}/trials.parquet")
+    console.print(f"  next     distgen train {outcome.best_job}")
 
 
 class SearchDisplay(LiveDisplay):

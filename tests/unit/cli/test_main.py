@@ -1,11 +1,18 @@
-"""The command line as a person or a script meets it: real processes, real exit codes."""
+"""The command line as a person or a script meets it: what it prints, and its exit codes."""
 
+import errno
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from distgen.cli.main import report
+from distgen.core.config import dump_yaml, override, parse, read_job_file
+from distgen.core.errors import UsageError
+from distgen.core.storage import locate
+from distgen.training.job import TrainJob
+from distgen.training.run import RunFolder
 
 JOB = """
 kind: train
@@ -18,12 +25,6 @@ evaluation: {{samples: 64, extractors: [pixel-pca64], importance_samples: 2, lik
 """
 
 
-def distgen(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "distgen", *arguments], capture_output=True, text=True, cwd=cwd
-    )
-
-
 @pytest.fixture
 def job_file(tmp_path, digits) -> str:
     file = tmp_path / "tiny.yaml"
@@ -31,7 +32,7 @@ def job_file(tmp_path, digits) -> str:
     return str(file)
 
 
-def test_help_lists_every_command():
+def test_help_lists_every_command(distgen):
     result = distgen("--help")
     assert result.returncode == 0
     for word in (
@@ -41,7 +42,7 @@ def test_help_lists_every_command():
         assert f" {word} " in result.stdout
 
 
-def test_train_then_the_same_again_then_look_at_it(job_file, tmp_path):
+def test_train_then_the_same_again_then_look_at_it(distgen, job_file, tmp_path):
     first = distgen("train", job_file, "--json")
     assert first.returncode == 0, first.stderr
     outcome = json.loads(first.stdout)
@@ -57,7 +58,7 @@ def test_train_then_the_same_again_then_look_at_it(job_file, tmp_path):
     assert "finished" in events
 
 
-def test_dry_run_says_what_would_happen_and_writes_nothing(job_file, tmp_path):
+def test_dry_run_says_what_would_happen_and_writes_nothing(distgen, job_file, tmp_path):
     result = distgen("train", job_file, "--dry-run")
     assert result.returncode == 0, result.stderr
     assert "parameters" in result.stdout
@@ -77,7 +78,9 @@ def test_dry_run_says_what_would_happen_and_writes_nothing(job_file, tmp_path):
         ("training", ["training", "section.key=value"]),
     ],
 )
-def test_bad_requests_end_with_2_and_name_the_thing_and_the_remedy(job_file, override, words):
+def test_bad_requests_end_with_2_and_name_the_thing_and_the_remedy(
+    distgen, job_file, override, words
+):
     result = distgen("train", job_file, *override.split())
     assert result.returncode == 2, result.stderr
     for word in words:
@@ -85,7 +88,7 @@ def test_bad_requests_end_with_2_and_name_the_thing_and_the_remedy(job_file, ove
     assert "Traceback" not in result.stderr
 
 
-def test_a_set_without_a_manifest_is_refused(job_file, tmp_path):
+def test_a_set_without_a_manifest_is_refused(distgen, job_file, tmp_path):
     (tmp_path / "half" / "train").mkdir(parents=True)
     (tmp_path / "half" / "train" / "train-000000.tar").write_bytes(b"")
     result = distgen("train", job_file, f"data.shards={tmp_path}/half")
@@ -93,7 +96,7 @@ def test_a_set_without_a_manifest_is_refused(job_file, tmp_path):
     assert "manifest" in result.stderr
 
 
-def test_a_changed_job_is_refused_with_the_difference(job_file):
+def test_a_changed_job_is_refused_with_the_difference(distgen, job_file):
     assert distgen("train", job_file).returncode == 0
     result = distgen("train", job_file, "model.latent_dim=5")
     assert result.returncode == 2
@@ -101,7 +104,7 @@ def test_a_changed_job_is_refused_with_the_difference(job_file):
     assert "--fresh" in result.stderr
 
 
-def test_config_show_prints_a_job_that_reads_back(job_file, tmp_path):
+def test_config_show_prints_a_job_that_reads_back(distgen, job_file, tmp_path):
     shown = distgen("config", "show", job_file, "training.seed=3")
     assert shown.returncode == 0, shown.stderr
     resolved = tmp_path / "resolved.yaml"
@@ -111,7 +114,7 @@ def test_config_show_prints_a_job_that_reads_back(job_file, tmp_path):
     assert difference.strip() == "training.seed: 0 -> 3"
 
 
-def test_config_schema_explains_every_section():
+def test_config_schema_explains_every_section(distgen):
     text = distgen("config", "schema", "train").stdout
     for key in ("latent_dim", "r1", "beta", "images", "workers", "lanes", "samples"):
         assert key in text
@@ -119,14 +122,87 @@ def test_config_schema_explains_every_section():
     assert distgen("config", "schema", "trian").returncode == 2
 
 
-def test_unknown_commands_and_options_end_with_2():
+def test_unknown_commands_and_options_end_with_2(distgen):
     assert distgen("trian").returncode == 2
     assert distgen("train").returncode == 2
     assert distgen("runs", "show", "no-such-run").returncode == 2
 
 
-def test_a_traceback_is_shown_only_when_asked_for(job_file):
-    plain = distgen("train", job_file, "data.shards=nowhere")
-    debug = distgen("--debug", "train", job_file, "data.shards=nowhere")
-    assert "Traceback" not in plain.stderr
-    assert "Traceback" in debug.stderr
+def test_a_traceback_is_shown_only_when_asked_for(distgen):
+    assert "Traceback" not in distgen("config", "show", "nowhere.yaml").stderr
+    with pytest.raises(UsageError, match=r"no job file 'nowhere\.yaml'"):
+        distgen("--debug", "config", "show", "nowhere.yaml")
+
+
+def test_a_process_ends_with_the_code_and_speaks_on_stderr():
+    command = [sys.executable, "-m", "distgen", "config", "show", "nowhere.yaml"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "no job file 'nowhere.yaml'" in result.stderr
+
+
+def test_brackets_and_colons_in_names_are_printed_as_they_are(distgen, job_file, tmp_path):
+    for word in ("[x]", "[/x]", ":dog:", "run[1]"):
+        assert f"There is no run '{word}'." in distgen("runs", "show", word).stderr
+        assert f"No runs in {word}" in distgen("runs", "ls", "--storage", word).stdout
+    storage = tmp_path / "[bold]:dog:[/x]"
+    (storage / "[red]").mkdir(parents=True)
+    dry = distgen("train", job_file, f"storage='{storage}'", "--dry-run")
+    assert f"tiny would be trained into {storage}/tiny" in dry.stdout
+    assert distgen("models", "ls", "--root", str(storage)).returncode == 0
+
+
+def test_a_table_in_a_pipe_is_not_cut(distgen, job_file, tmp_path):
+    job = RunFolder(locate(tmp_path / "runs" / ("long-name-" * 6 + "end")))
+    raw = override(read_job_file(job_file), [f"name={job.location.name}"])
+    job.job_file.write_text(dump_yaml(parse(TrainJob, raw, job_file)))
+    lines = distgen("runs", "ls", "--storage", str(tmp_path / "runs")).stdout.splitlines()
+    assert any(job.location.name in line and "prepared" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.EACCES, ["permission denied", "/some/place", "ls -ld"]),
+        (errno.ENOSPC, ["no space left", "/some/place", "df -h"]),
+    ],
+)
+def test_places_that_cannot_be_used_end_with_2(capsys, code, words):
+    assert report(OSError(code, "as Python has it", "/some/place")) == 2
+    said = capsys.readouterr().err
+    for word in words:
+        assert word in said
+
+
+def test_unusable_paths_in_commands_end_with_2_and_name_the_path(distgen, job_file, digits):
+    for arguments in (
+        ("train", job_file, "storage=/proc/x"),
+        ("train", job_file, f"storage={job_file}"),
+        ("data", "preview", digits, "--out", digits),
+    ):
+        result = distgen(*arguments)
+        assert result.returncode == 2, result.stderr
+        assert arguments[-1].removeprefix("storage=") in result.stderr
+        assert "try:" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "cluster up --port 70000",
+        "cluster up --port 0",
+        "cluster up --dashboard-port 70000",
+        "cluster up --cpus 0.5",
+        "cluster up --gpus 0.5",
+        "cluster up --nodes 0",
+        "demo --port 70000",
+        "jobs ls --address http://h:99999",
+        "jobs ls --address http://[bad",
+        "train JOB scaling.workers=1 --address 127.0.0.1:99999",
+        "runs ls --storage s3://",
+    ],
+)
+def test_what_no_machine_has_ends_with_2(distgen, job_file, arguments):
+    result = distgen(*arguments.replace("JOB", job_file).split())
+    assert result.returncode == 2, result.stderr
+    assert "unexpected" not in result.stderr
