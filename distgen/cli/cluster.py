@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
-from distgen.cli.console import console, err_console, print_json
+from distgen.cli.console import console, err_console, print_json, strong
 
 if TYPE_CHECKING:
     from distgen.launch.nodes import ClusterStatus
@@ -22,15 +23,17 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def up(
     nodes: Annotated[int, typer.Option(min=1, help="Node processes, the head included.")] = 2,
     cpus: Annotated[
-        float | None,
-        typer.Option(min=0.01, help="CPUs of each node; by default the cores, shared equally."),
+        int | None,
+        typer.Option(min=1, help="CPUs of each node; by default the cores, shared equally."),
     ] = None,
-    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each node.")] = 0,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each node.")] = 0,
     port: Annotated[
-        int | None, typer.Option(help="Port of the head; by default 6379 or a free one.")
+        int | None,
+        typer.Option(min=1, max=65535, help="Port of the head; by default 6379 or a free one."),
     ] = None,
     dashboard_port: Annotated[
-        int | None, typer.Option(help="Port of the dashboard; by default 8265 or a free one.")
+        int | None,
+        typer.Option(min=1, max=65535, help="Of the dashboard; by default 8265 or a free one."),
     ] = None,
     as_json: _JSON = False,
 ) -> None:
@@ -52,10 +55,10 @@ def up(
     if as_json:
         print_json(_as_dict(cluster.status()))
         return
-    each = f"{state.cpus_per_node:g} CPUs" + (f", {gpus:g} GPUs" if gpus else "")
-    console.print(f"[bold]Cluster is up[/bold]: {nodes} nodes with {each} each.")
-    console.print(f"  dashboard   {state.dashboard_url}", soft_wrap=True)
-    console.print(f"  address     {state.address}", soft_wrap=True)
+    each = f"{state.cpus_per_node} CPUs" + (f", {gpus} GPUs" if gpus else "")
+    console.print(strong("Cluster is up", f": {nodes} nodes with {each} each."))
+    console.print(f"  dashboard   {state.dashboard_url}")
+    console.print(f"  address     {state.address}")
     console.print(f"  submit      distgen submit JOB --address {state.dashboard_url} --follow")
     console.print("  train       distgen train JOB scaling.workers=2 --address auto")
     console.print("  end it      distgen cluster down")
@@ -72,14 +75,13 @@ def status(as_json: _JSON = False) -> None:
     elif found.state is None:
         console.print("No cluster of yours runs on this machine.  (distgen cluster up --nodes 2)")
     else:
-        wanted = len(found.state.nodes)
-        word = "[green]healthy[/green]" if found.healthy else "[red]not whole[/red]"
-        console.print(f"Cluster is {word}: {found.nodes_registered} of {wanted} nodes answer.")
+        word = ("healthy", "green") if found.healthy else ("not whole", "red")
+        console.print(Text.assemble("Cluster is ", word, f": {_count_nodes(found)}."))
         console.print(f"  CPUs        {found.cpus:g}")
         console.print(f"  GPUs        {found.gpus:g}")
-        console.print(f"  dashboard   {found.state.dashboard_url}", soft_wrap=True)
-        console.print(f"  address     {found.state.address}", soft_wrap=True)
-        console.print(f"  logs        {found.state.temp_dir}", soft_wrap=True)
+        console.print(f"  dashboard   {found.state.dashboard_url}")
+        console.print(f"  address     {found.state.address}")
+        console.print(f"  logs        {found.state.temp_dir}")
         if not found.healthy:
             console.print("  mend it     distgen cluster down, then up again; runs resume")
     if not found.healthy:
@@ -99,6 +101,13 @@ def down(as_json: _JSON = False) -> None:
         console.print(f"Cluster is down ({ended} processes ended).")
     else:
         console.print("No cluster of yours ran on this machine.")
+
+
+def _count_nodes(found: ClusterStatus) -> str:
+    wanted = len(found.state.nodes) if found.state else 0
+    joined = max(0, found.nodes_registered - wanted)
+    more = f", and {joined} from other machines" if joined else ""
+    return f"{found.nodes_registered - joined} of {wanted} nodes answer{more}"
 
 
 def _as_dict(found: ClusterStatus) -> dict[str, object]:

@@ -228,7 +228,7 @@ def dial(host_and_port: str, shown: str) -> None:
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=DIAL_TIMEOUT_S):
             return
-    except OSError as error:
+    except (OSError, OverflowError, ValueError) as error:  # no such port, no such name
         raise UsageError(
             "No Ray cluster answers.",
             where=shown,

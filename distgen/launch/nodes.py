@@ -27,7 +27,14 @@ from distgen.core.errors import DistgenError, UsageError
 from distgen.core.ports import free_port, is_free
 from distgen.launch import auth
 from distgen.launch.environment import temp_root
-from distgen.launch.state import ClusterState, NodeProcess, read_state, state_file, write_state
+from distgen.launch.state import (
+    ClusterState,
+    NodeProcess,
+    failed_log,
+    read_state,
+    state_file,
+    write_state,
+)
 
 GCS_PORT = 6379
 DASHBOARD_PORT = 8265
@@ -58,9 +65,12 @@ class ClusterStatus:
 
     @property
     def healthy(self) -> bool:
-        """Whether every node that was started runs and is known to the head."""
+        """Whether every node that was started runs and is known to the head.
+
+        Nodes of other machines, which have joined, are known to it too.
+        """
         wanted = len(self.state.nodes) if self.state else 0
-        return bool(self.answers and wanted == self.nodes_alive == self.nodes_registered)
+        return self.answers and self.nodes_alive == wanted <= self.nodes_registered
 
 
 def _silent(text: str) -> None:
@@ -70,8 +80,8 @@ def _silent(text: str) -> None:
 def up(
     nodes: int,
     *,
-    cpus_per_node: float | None = None,
-    gpus_per_node: float = 0,
+    cpus_per_node: int | None = None,
+    gpus_per_node: int = 0,
     port: int | None = None,
     dashboard_port: int | None = None,
     on_progress: Callable[[str], None] = _silent,
@@ -154,7 +164,7 @@ def _start_node(state: ClusterState, index: int, nodes: int) -> None:
     memory = int(psutil.virtual_memory().total * OBJECT_STORE_SHARE / nodes)
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
-        *("--num-cpus", f"{state.cpus_per_node:g}", "--num-gpus", f"{state.gpus_per_node:g}"),
+        *("--num-cpus", str(state.cpus_per_node), "--num-gpus", str(state.gpus_per_node)),
         *("--object-store-memory", str(memory), "--temp-dir", state.temp_dir),
         # Ray's fixed range of worker ports would be shared by all nodes of this machine.
         *("--min-worker-port", "0", "--max-worker-port", "0"),
@@ -209,13 +219,16 @@ def _wait_for(state: ClusterState, condition: Callable[[ClusterStatus], bool]) -
     while not condition(_inspect(state)):
         dead = [node for node in state.nodes if node.process() is None]
         if dead or time.monotonic() > deadline:
-            node = dead[0] if dead else state.nodes[-1]
+            log = Path((dead[0] if dead else state.nodes[-1]).log)
+            kept = failed_log()
+            shutil.copyfile(log, kept)
             raise DistgenError(
                 "A node of the cluster did not come up."
                 if dead
                 else f"The cluster was not ready after {START_TIMEOUT_S:g} s.",
-                cause=_last_lines(Path(node.log)),
-                remedy="distgen doctor",
+                where=str(kept),
+                cause=_last_lines(log),
+                remedy="mend what its log names, then the same command again",
             )
         time.sleep(0.2)
 

@@ -41,8 +41,8 @@ class ClusterState:
     dashboard_url: str
     """For `--address` of `submit` and `jobs`, and for a browser on this machine."""
     temp_dir: str
-    cpus_per_node: float
-    gpus_per_node: float
+    cpus_per_node: int
+    gpus_per_node: int
     complete: bool = False
     """Whether all nodes have come up."""
     nodes: list[NodeProcess] = field(default_factory=list)
@@ -57,6 +57,11 @@ def state_file() -> Path:
     """Where the state is kept: `$XDG_STATE_HOME/distgen/cluster.json`."""
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(home) / "distgen" / "cluster.json"
+
+
+def failed_log() -> Path:
+    """Where the log of a node that did not come up is kept; its folder goes with its cluster."""
+    return state_file().with_name("failed-node.log")
 
 
 def read_state() -> ClusterState | None:

@@ -95,10 +95,16 @@ def dashboard_url(address: str | None) -> str:
                 remedy="--address http://HEAD:8265, or distgen cluster up --nodes 2",
             )
         return state.dashboard_url
-    parts = urlsplit(str(address))
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(str(address))
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        cause = None
+    except ValueError as error:  # brackets without an IPv6 address, a port beyond 65535
+        sound, cause = False, str(error)
+    if not sound:
         raise UsageError(
             f"{address!r} is not the URL of a cluster's dashboard.",
+            cause=cause,
             remedy="write http://HEAD:8265; `distgen cluster status` shows the one on this machine",
         )
     return str(address).rstrip("/")

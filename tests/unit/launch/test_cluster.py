@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import sys
 from pathlib import Path
 
 import psutil
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distgen.core.errors import UsageError
+from distgen.core.errors import DistgenError, UsageError
 from distgen.launch import cluster, environment, nodes, state
 from distgen.launch.cluster import Room, slots
 from distgen.launch.train import require_room
@@ -122,3 +123,31 @@ def test_taken_port_is_refused_where_it_was_asked_for() -> None:
         assert nodes._choose_port(None, port) != port
         with pytest.raises(UsageError, match=str(port)):
             nodes._choose_port(port, 1)
+
+
+@pytest.mark.parametrize(
+    ("alive", "registered", "healthy"), [(2, 2, True), (2, 3, True), (1, 3, False), (2, 1, False)]
+)
+def test_cluster_that_others_have_joined_is_as_whole_as_its_own_nodes(
+    alive: int, registered: int, healthy: bool
+) -> None:
+    known = state.ClusterState("h:1", "http://127.0.0.1:2", "/tmp", 1, 0)
+    known.nodes += [state.NodeProcess(2, 0.0, "log")] * 2
+    seen = nodes.ClusterStatus(known, alive, registered, answers=True)
+    assert seen.healthy is healthy
+
+
+def test_log_of_a_node_that_did_not_start_is_kept_and_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("XDG_STATE_HOME", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho no room for a raylet\nexit 1\n")
+    broken.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    with pytest.raises(DistgenError, match="did not come up") as raised:
+        nodes.up(1)
+    assert raised.value.where is not None
+    assert Path(raised.value.where).read_text() == "no room for a raylet\n"
+    assert nodes.read_state() is None

@@ -20,7 +20,9 @@ def test_address_of_the_command_line_wins(monkeypatch: pytest.MonkeyPatch) -> No
     assert dashboard_url(None) == "http://other:1"
 
 
-@pytest.mark.parametrize("address", ["head:8265", "ray://head:10001", "http://"])
+@pytest.mark.parametrize(
+    "address", ["head:8265", "ray://head:10001", "http://", "http://h:99999", "http://[bad"]
+)
 def test_address_that_is_no_dashboard_is_refused(address: str) -> None:
     with pytest.raises(UsageError, match="http://HEAD:8265"):
         dashboard_url(address)
