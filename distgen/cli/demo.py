@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distgen.cli.console import console
+from distgen.cli.console import console, strong
 
 if TYPE_CHECKING:
     from distgen.core.storage import Location
     from distgen.training.job import TrainJob
 
-JOB_FILE = Path(__file__).resolve().parents[2] / "jobs" / "digits-gan.yaml"
+JOB_FILE = Path(__file__).with_name("digits-gan.yaml")
 PER_CLASS = 8
 
 
@@ -26,7 +26,9 @@ def demo(
     images: Annotated[
         int | None, typer.Option(help="A shorter or longer training, in images.", min=1)
     ] = None,
-    port: Annotated[int, typer.Option(help="Port of the endpoint; 0 takes a free one.")] = 0,
+    port: Annotated[
+        int, typer.Option(help="Port of the endpoint; 0 takes a free one.", min=0, max=65535)
+    ] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train anew if done before.")] = False,
 ) -> None:
     """Train a generator of digits on two workers, serve it, and ask it for pictures.
@@ -45,10 +47,8 @@ def demo(
 
     started = time.monotonic()
     place = locate(folder)
-    overrides = [f"storage={place / 'runs'}", f"data.shards={place / 'shards' / 'digits'}"]
-    if images is not None:
-        overrides.append(f"training.images={images}")
-    job: TrainJob = read_job(job_file, overrides, "train")
+    length = [] if images is None else [f"training.images={images}"]
+    job = _below(place, read_job(job_file, length, "train"))
 
     _step(1, "Build a shard set of scanned digits")
     _build_shards(job.data.shards)
@@ -66,12 +66,20 @@ def demo(
             picture = place / "samples.png"
             _query_each_class(url, picture)
     minutes, seconds = divmod(int(time.monotonic() - started), 60)
-    console.print(f"\n[bold]Done in {minutes}:{seconds:02d}.[/bold] Everything is stopped again.")
+    console.print()
+    console.print(strong(f"Done in {minutes}:{seconds:02d}.", " Everything is stopped again."))
     _show_what_is_next(place, outcome.run, job.name)
 
 
+def _below(place: Location, job: TrainJob) -> TrainJob:
+    """The job with its shards and its run below `place`, whose name no YAML has to carry."""
+    data = job.data.model_copy(update={"shards": str(place / "shards" / "digits")})
+    return job.model_copy(update={"storage": str(place / "runs"), "data": data})
+
+
 def _step(number: int, what: str) -> None:
-    console.print(f"\n[bold]{number}/4[/bold] {what}")
+    console.print()
+    console.print(strong(f"{number}/4", f" {what}"))
 
 
 def _build_shards(shards: str) -> None:
@@ -95,7 +103,7 @@ def _query_each_class(url: str, picture: Location) -> None:
         client.generate(prompt=name, n=PER_CLASS, seed=7).images_nhwc for name in client.classes()
     ]
     picture.write_bytes(grid_png(np.concatenate(rows), columns=PER_CLASS))
-    console.print(f"  {len(rows)} classes, {PER_CLASS} pictures each: {picture}", soft_wrap=True)
+    console.print(f"  {len(rows)} classes, {PER_CLASS} pictures each: {picture}")
 
 
 def _show_what_is_next(place: Location, run: str, name: str) -> None:
@@ -111,6 +119,4 @@ Three commands to try next:
   distgen query 7 -n 16 --out sevens.png
   distgen data build ~/Pictures/my-classes shards/mine --size 64
 """,
-        soft_wrap=True,
-        highlight=False,
     )
