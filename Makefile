@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint format unit test test-slow test-gpu bench clean
+.PHONY: help install demo lint format unit test test-gpu bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,13 +42,14 @@ unit: $(STAMP) ## The tests that need no Ray
 test: lint ## Everything that must hold: lint, unit tests, tests on a local Ray cluster
 	$(BIN)/pytest
 
-test-slow: $(STAMP) ## Tests that take minutes each
-	$(BIN)/pytest -m slow
-
 test-gpu: $(STAMP) ## Tests that need a CUDA device; they need no Ray
 	$(BIN)/pytest -m gpu tests/gpu
 
-bench: $(STAMP) ## Ratios to hand-written loops, measured on this machine
+# Once only: what is there stays, whatever is newer.
+shards/%/train/manifest.json: | $(STAMP)
+	$(BIN)/distgen data build $* shards/$*
+
+bench: $(STAMP) shards/fashion-mnist/train/manifest.json ## Ratios to hand-written loops, measured on this machine
 	$(BIN)/distgen bench data --json
 	$(BIN)/distgen bench train --json
 	$(BIN)/distgen bench serve --json
