@@ -25,10 +25,11 @@ def generate(
     ] = None,
     truncation: Annotated[
         float | None,
-        typer.Option(help="Lower is more typical and less varied.", min=0.05, max=10),
+        typer.Option(help="Lower is more typical and less varied; from 0.05 to 10."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes; one for each CPU by default.", min=1)
+        int | None,
+        typer.Option(help="Processes; as many as fit, with a CPU each, by default.", min=1),
     ] = None,
     gpus_per_worker: Annotated[float, typer.Option(help="GPUs of each process.", min=0)] = 0.0,
     root: Annotated[str, typer.Option(help="Path of the model store.")] = "models",
@@ -75,5 +76,5 @@ def generate(
             {"out": locate(out).url, "count": manifest.num_samples, "digest": manifest.fingerprint}
         )
         return
-    console.print(f"{manifest.num_samples:,} pictures: {locate(out)}", soft_wrap=True)
-    console.print(f"  look     distgen data preview {out}", soft_wrap=True)
+    console.print(f"{manifest.num_samples:,} pictures: {locate(out)}")
+    console.print(f"  look     distgen data preview {out}")

@@ -12,7 +12,7 @@ import io
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -41,6 +41,7 @@ SHARD_BYTES = 256 * 1024 * 1024
 _BLOCK = 512  # tar headers and padding
 _LONGEST_MEMBER = 100  # what fits one ustar header; longer names would need a second block
 _OWNER = "distgen"
+_ASIDE = ".next"
 _SHARD_NAME = re.compile(r"(shard|train|test|val)-\d{6}\.tar")
 
 
@@ -289,18 +290,59 @@ def _schema(fields: tuple[str, ...]) -> pa.Schema:
     return pa.schema(columns)
 
 
-def make_room(location: Location, overwrite: bool) -> None:
-    """Make sure that a shard set can be written here.
+def check_room(location: Location, overwrite: bool) -> list[Location]:
+    """The shard sets that one written here would replace.
 
     Raises:
         UsageError: A file is here, or a shard set that must not be overwritten.
     """
     if location.is_file():
         raise UsageError(f"{str(location)!r} is a file; a shard set is a folder.")
-    for place in existing_sets(location):
-        if not overwrite:
-            raise UsageError(
-                f"There is a shard set at {str(place)!r} already.",
-                remedy="another folder, or --overwrite to replace it",
-            )
+    there = existing_sets(location)
+    if there and not overwrite:
+        raise UsageError(
+            f"There is a shard set at {str(there[0])!r} already.",
+            remedy="another folder, or --overwrite to replace it",
+        )
+    return there
+
+
+def make_room(location: Location, overwrite: bool) -> None:
+    """Make sure that a shard set can be written here.
+
+    Raises:
+        UsageError: A file is here, or a shard set that must not be overwritten.
+    """
+    for place in check_room(location, overwrite):
         remove_set(place)
+
+
+@contextlib.contextmanager
+def replacing(location: Location, overwrite: bool) -> Iterator[Location]:
+    """Where to write a set so that one that is here stays until the block has ended well.
+
+    Without one the set is written in place. An object store has to copy what is written aside.
+
+    Yields:
+        The folder to commit the set in, without splits.
+
+    Raises:
+        UsageError: A file is here, or a shard set that must not be overwritten.
+    """
+    there = check_room(location, overwrite)
+    if not there:
+        yield location
+        return
+    aside = location / _ASIDE
+    aside.remove()
+    try:
+        yield aside
+    except BaseException:
+        aside.remove()
+        raise
+    for place in there:
+        if place.name != _ASIDE:
+            remove_set(place)
+    for file in sorted(aside.list(), key=lambda file: file.name == MANIFEST_NAME):
+        location.filesystem.move(file.path, (location / file.name).path)
+    aside.remove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,19 +12,30 @@ import numpy as np
 import ray
 import ray.data
 
-from distgen.core.errors import UsageError, did_you_mean
+from distgen.core.errors import DistgenError, UsageError, did_you_mean
 from distgen.core.storage import Location, locate
 from distgen.data.convert import Target, encode
 from distgen.data.index import Manifest
-from distgen.data.pack import SetWriter, make_room
-from distgen.launch.cluster import connect
+from distgen.data.pack import SetWriter, check_room, replacing
+from distgen.launch.cluster import Room, connect, slots
 from distgen.registry.bundle import load_bundle
 from distgen.serving.engine import network_of
-from distgen.serving.sampler import MAX_SEED, Picture, Sampler, picture_seed
+from distgen.serving.sampler import (
+    MAX_SEED,
+    MAX_TRUNCATION,
+    MIN_TRUNCATION,
+    Picture,
+    Sampler,
+    picture_seed,
+)
 
 RANGE = 256
 """Pictures that a process makes at a time."""
 _MAX_BLOCKS = 1_000
+BUSY_TIMEOUT_S = 60.0
+"""How long a busy cluster may take to give the first process a place."""
+GROW_TIMEOUT_S = 600.0
+"""The same where an autoscaler may have to start a machine first."""
 
 Progress = Callable[[int, int], None]
 
@@ -63,7 +75,7 @@ def generate(
 
     Picture i is the same however many workers make it, and the same as the i-th picture that an
     endpoint returns for this seed and class. The manifest is written last: what is cut short is no
-    shard set.
+    shard set, and a set that was to be replaced is still there.
 
     Args:
         bundle: The model.
@@ -72,7 +84,8 @@ def generate(
         seed: Another seed, other pictures.
         classes: Names that pictures take in turn; all of the model's by default.
         truncation: Bound of the latents, or None.
-        workers: Processes that each hold the model; by default one for each CPU of the cluster.
+        workers: Processes that each hold the model; by default, and at most, as many as fit into
+            the cluster, with a CPU each.
         gpus_per_worker: GPUs of each process.
         address: A Ray cluster; without one, a private one on this machine.
         overwrite: Whether a shard set that is there already is replaced.
@@ -82,34 +95,84 @@ def generate(
         The shard set's manifest.
 
     Raises:
-        UsageError: A class, the destination or a number cannot be used.
+        UsageError: A class, the destination or a number cannot be used, or no process fits.
         DataError: The bundle is not what its manifest says.
+        DistgenError: The cluster is too busy for a single process.
     """
     _check_range("count", count, 1)
     _check_range("seed", seed, 0, MAX_SEED)
-    _check_range("workers", workers or 1, 1)
+    if workers is not None:
+        _check_range("workers", workers, 1)
+    if truncation is not None:
+        _check_range("truncation", truncation, MIN_TRUNCATION, MAX_TRUNCATION)
     loaded = load_bundle(bundle)
     num_classes = network_of(loaded).num_classes
     names = loaded.spec.classes if num_classes else ()
-    recipe = Recipe(bundle.url, seed, _labels(names, classes), truncation)
+    recipe = recipe_for(bundle.url, names, classes, seed=seed, truncation=truncation)
     location = locate(destination)
-    make_room(location, overwrite)
+    check_room(location, overwrite)
     image = loaded.spec.model_copy(update={"classes": names})
-    with (
-        connect(address),
-        SetWriter(
-            location,
-            name=f"{loaded.name}-generated",
-            image=image,
-            fields=("cls", "png") if names else ("png",),
-        ) as writer,
-    ):
-        workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        for done, (label, data) in enumerate(_stream(recipe, count, workers, gpus_per_worker), 1):
-            writer.add(f"{done - 1:09d}", {"png": data}, label)
-            if on_progress is not None and (done % RANGE == 0 or done == count):
-                on_progress(done, count)
-        return writer.commit()
+    with connect(address) as connection:
+        room = connection.room()
+        workers = fitting_workers(room, workers, gpus_per_worker)
+        _wait_for_place(gpus_per_worker, GROW_TIMEOUT_S if room.can_grow else BUSY_TIMEOUT_S)
+        with (
+            replacing(location, overwrite) as place,
+            SetWriter(
+                place,
+                name=f"{loaded.name}-generated",
+                image=image,
+                fields=("cls", "png") if names else ("png",),
+            ) as writer,
+        ):
+            made = _stream(recipe, count, workers, gpus_per_worker)
+            for done, (label, data) in enumerate(made, 1):
+                writer.add(f"{done - 1:09d}", {"png": data}, label)
+                if on_progress is not None and (done % RANGE == 0 or done == count):
+                    on_progress(done, count)
+            return writer.commit()
+
+
+def fitting_workers(room: Room, wanted: int | None, gpus_per_worker: float) -> int:
+    """How many processes to ask for: no more than can ever run, as Ray would wait for the others.
+
+    Raises:
+        UsageError: Not one fits.
+    """
+    fit = slots(room.nodes, {"CPU": 1, "GPU": gpus_per_worker})
+    if room.can_grow:
+        return wanted or max(1, fit)
+    if not fit:
+        each = "a CPU" + (f" and {gpus_per_worker:g} GPUs" if gpus_per_worker else "")
+        raise UsageError(
+            f"No process with {each} fits into this cluster.",
+            cause=f"it has {room}",
+            remedy="--gpus-per-worker with less, or a larger cluster (--address)"
+            if gpus_per_worker
+            else "a larger cluster (--address)",
+        )
+    return min(wanted or fit, fit)
+
+
+def _wait_for_place(gpus_per_worker: float, timeout_s: float) -> None:
+    """Until one process could start: Ray Data waits for its own in silence, and for ever.
+
+    Raises:
+        DistgenError: All places are taken.
+    """
+    probe = ray.remote(_do_nothing).options(num_cpus=1, num_gpus=gpus_per_worker).remote()
+    started, _ = ray.wait([probe], timeout=timeout_s)
+    if not started:
+        ray.cancel(probe)
+        raise DistgenError(
+            f"The cluster had no place for a process in {timeout_s:g} s.",
+            cause="its CPUs or GPUs are taken by other jobs",
+            remedy="the same command when they are done (`distgen jobs ls`), or another cluster",
+        )
+
+
+def _do_nothing() -> None:
+    return
 
 
 def _stream(
@@ -160,8 +223,20 @@ class _Painter:
         return {"label": np.array(labels), "png": np.array(files, dtype=object)}
 
 
-def _labels(names: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...]:
-    for name in wanted:
+def recipe_for(
+    bundle: str,
+    names: Sequence[str],
+    classes: Sequence[str],
+    *,
+    seed: int,
+    truncation: float | None,
+) -> Recipe:
+    """The recipe of pictures of some classes, out of `names`; all of them where none is wanted.
+
+    Raises:
+        UsageError: The model has no such class.
+    """
+    for name in classes:
         if not names:
             raise UsageError(
                 f"The class {name!r} cannot be asked for: this model has no classes.",
@@ -169,12 +244,13 @@ def _labels(names: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...]:
             )
         if name not in names:
             raise UsageError(f"There is no class {name!r}.", remedy=did_you_mean(name, names))
-    return tuple(names.index(name) for name in wanted or names)
+    labels = tuple(names.index(name) for name in classes or names)
+    return Recipe(bundle, seed, labels, truncation)
 
 
-def _check_range(name: str, value: int, least: int, most: int | None = None) -> None:
-    if value < least or (most is not None and value > most):
-        upper = "" if most is None else f" and at most {most}"
+def _check_range(name: str, value: float, least: float, most: float = math.inf) -> None:
+    if not least <= value <= most:  # so that "not a number" is refused too
+        upper = "" if most == math.inf else f" and at most {most}"
         raise UsageError(
             f"{name} cannot be {value}.", remedy=f"--{name} of at least {least}{upper}"
         )

@@ -17,6 +17,7 @@ from distgen.metrics.grid import to_uint8_nhwc
 from distgen.models.base import Sampler as ServedNetwork
 
 MAX_SEED = 2**63 - 1
+MIN_TRUNCATION, MAX_TRUNCATION = 0.05, 10.0
 REFERENCE_BUCKET = 16
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 _PROBES = BUCKETS[-1]

@@ -15,7 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from distgen.core.errors import did_you_mean
 from distgen.serving.encode import Format
 from distgen.serving.engine import Encoding, ModelInfo
-from distgen.serving.sampler import MAX_SEED, Picture, picture_seed, random_label
+from distgen.serving.sampler import (
+    MAX_SEED,
+    MAX_TRUNCATION,
+    MIN_TRUNCATION,
+    Picture,
+    picture_seed,
+    random_label,
+)
 
 MAX_IMAGES = 256
 MAX_BODY_BYTES = 256 * 1024
@@ -95,7 +102,9 @@ class ImagesRequest(BaseModel):
     """Same seed, same bytes; without it one is drawn, and reported."""
     class_labels: list[str | int] | None = Field(default=None, max_length=MAX_IMAGES)
     """A class name or number for each picture, instead of a prompt."""
-    truncation: float | None = Field(default=None, ge=0.05, le=10, allow_inf_nan=False)
+    truncation: float | None = Field(
+        default=None, ge=MIN_TRUNCATION, le=MAX_TRUNCATION, allow_inf_nan=False
+    )
     """Bound of the latents: lower is more typical and less varied."""
     user: str | None = None
     """Read by nobody."""

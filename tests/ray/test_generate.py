@@ -6,12 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import torch
+import typer
+from ray.util.placement_group import placement_group, remove_placement_group
+from typer.testing import CliRunner
 
-from distgen.core.errors import UsageError
+from distgen.cli import generate as cli
+from distgen.core.errors import DistgenError, UsageError
 from distgen.core.spec import ImageSpec
 from distgen.core.storage import Location, locate
 from distgen.data import Stream, open_shard_set, read_samples
+from distgen.data.pack import SetWriter
+from distgen.generate import batch
 from distgen.generate.batch import generate
 from distgen.models import GANConfig, build_networks
 from distgen.registry.bundle import load_bundle, write_bundle
@@ -40,13 +47,25 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Location:
     return location
 
 
+def write_other_set(folder: Path) -> None:
+    """One sample in each of two shards."""
+    image = ImageSpec(height=8, width=8, mode="L")
+    with SetWriter(locate(folder), name="other", image=image, fields=("png",)) as writer:
+        for key in ("a", "b"):
+            writer.add(key, {"png": b"bytes"})
+            writer.next_shard()
+        writer.commit()
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 def test_same_set_however_many_workers_and_it_trains_again(ray_cluster, bundle, tmp_path):
+    write_other_set(tmp_path / "2")
     for workers in (1, 2):
-        generate(bundle, str(tmp_path / str(workers)), 700, seed=5, workers=workers)
+        place = str(tmp_path / str(workers))
+        generate(bundle, place, 700, seed=5, workers=workers, overwrite=workers == 2)
     assert files(tmp_path / "1") == files(tmp_path / "2")
 
     shard_set = open_shard_set(str(tmp_path / "2"))
@@ -64,30 +83,52 @@ def test_same_set_however_many_workers_and_it_trains_again(ray_cluster, bundle, 
     assert batch.images_nhwc.shape == (64, 16, 16, 3)
 
 
-def test_chosen_classes_take_turns(ray_cluster, bundle, tmp_path):
-    generate(bundle, str(tmp_path / "set"), 10, classes=["star", "circle"], workers=1)
-    _, labels = read_samples(open_shard_set(str(tmp_path / "set")), np.arange(10))
+def test_generate_command_makes_chosen_classes_and_says_where(ray_cluster, bundle, tmp_path):
+    place = tmp_path / "a [red] set"
+    arguments = [bundle.url, "--count", "10", "--out", str(place), "--class", "star"]
+    app = typer.Typer()
+    app.command()(cli.generate)
+    result = CliRunner().invoke(app, [*arguments, "--class", "circle", "--workers", "1"])
+    assert f"10 pictures: {place}\n" in result.output
+    _, labels = read_samples(open_shard_set(str(place)), np.arange(10))
     assert labels.tolist() == [2, 0] * 5
 
 
 def test_bad_requests_name_the_thing_and_write_nothing(ray_cluster, bundle, tmp_path):
     place = tmp_path / "set"
-    with pytest.raises(UsageError, match="no class 'start'") as error:
+    with pytest.raises(UsageError, match="no class 'start'"):
         generate(bundle, str(place), 10, classes=["start"])
-    assert "did you mean 'star'" in str(error.value)
-    with pytest.raises(UsageError, match="count cannot be 0"):
-        generate(bundle, str(place), 0)
+    with pytest.raises(UsageError, match="9 GPUs fits"):
+        generate(bundle, str(place), 10, gpus_per_worker=9)
     assert not place.exists()
-    generate(bundle, str(place), 3, workers=1)
+    write_other_set(place)
     with pytest.raises(UsageError, match="already"):
         generate(bundle, str(place), 3)
+    before = files(place)
+    with pytest.raises(UsageError, match="9 GPUs fits"):
+        generate(bundle, str(place), 10, gpus_per_worker=9, overwrite=True)
+    assert files(place) == before
 
 
-def test_what_is_cut_short_is_no_shard_set(ray_cluster, bundle, tmp_path):
+def test_what_is_cut_short_leaves_the_set_that_was_there(ray_cluster, bundle, tmp_path):
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
+    place = tmp_path / "set"
+    write_other_set(place)
+    before = files(place)
     with pytest.raises(KeyboardInterrupt):
-        generate(bundle, str(tmp_path / "set"), 2000, workers=1, on_progress=interrupt)
-    with pytest.raises(UsageError):
-        open_shard_set(str(tmp_path / "set"))
+        generate(bundle, str(place), 300, workers=1, overwrite=True, on_progress=interrupt)
+    assert files(place) == before
+
+
+def test_a_busy_cluster_is_said_to_be_so(ray_cluster, bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "BUSY_TIMEOUT_S", 0.2)
+    everything = placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
+    assert everything.wait(30)
+    try:
+        with pytest.raises(DistgenError, match="no place for a process"):
+            generate(bundle, str(tmp_path / "set"), 3)
+    finally:
+        remove_placement_group(everything)
+    assert not (tmp_path / "set").exists()
