@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 
 
@@ -10,6 +11,22 @@ def url_of(host: str, port: int) -> str:
     """Where this machine's own clients reach a server that listens on `host`."""
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or the name `localhost`, reaches this machine's own processes only."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def is_own(host: str) -> bool:
+    """Whether this machine has the address."""
+    try:
+        return bool(free_port(host))
+    except OSError:
+        return False
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
 from PIL import Image
 
 from distgen.core.errors import DistgenError, UsageError
-from distgen.serving.sampler import UInt8Images
+from distgen.core.ports import is_loopback
+from distgen.serving.sampler import MAX_TRUNCATION, MIN_TRUNCATION, UInt8Images
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,7 @@ class Client:
         Raises:
             DistgenError: The endpoint cannot be reached, or answers something else.
         """
-        models: list[dict[str, Any]] = self._send("GET", "/v1/models")["data"]
-        return models[0]
+        return self._send("GET", "/v1/models", _model)
 
     def classes(self) -> list[str]:
         """Names of the classes that can be asked for.
@@ -62,7 +65,8 @@ class Client:
         Raises:
             DistgenError: The endpoint cannot be reached, or answers something else.
         """
-        return list(self.model()["classes"])
+        classes: list[str] = self.model()["classes"]
+        return classes
 
     def generate(
         self,
@@ -85,6 +89,12 @@ class Client:
             UsageError: The endpoint refuses the request.
             DistgenError: The endpoint cannot be reached, or fails.
         """
+        if truncation is not None and not math.isfinite(truncation):  # JSON has no such number
+            raise UsageError(
+                f"truncation cannot be {truncation}.",
+                where=self.url,
+                remedy=f"a number from {MIN_TRUNCATION:g} to {MAX_TRUNCATION:g}",
+            )
         asked: dict[str, Any] = {
             "prompt": prompt,
             "n": n,
@@ -93,20 +103,24 @@ class Client:
             "class_labels": None if class_labels is None else list(class_labels),
         }
         body = {name: value for name, value in asked.items() if value is not None}
-        answer = self._send("POST", "/v1/images/generations", body)
-        images = answer["data"]
-        return Answer(
-            np.stack([_pixels(base64.b64decode(image["b64_json"])) for image in images]),
-            tuple(image["seed"] for image in images),
-            tuple(image["revised_prompt"] for image in images if "revised_prompt" in image),
-            answer["model"],
-            answer["digest"],
-        )
+        return self._send("POST", "/v1/images/generations", _answer, body)
 
-    def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        url = f"{self.url}{path}"
+    def _send(
+        self,
+        method: str,
+        path: str,
+        read: Callable[[Any], Content],
+        body: dict[str, Any] | None = None,
+    ) -> Content:
         try:
-            answer = httpx.request(method, url, json=body, timeout=self._timeout_s)
+            url = httpx.URL(f"{self.url}{path}")
+            answer = httpx.request(
+                method,
+                url,
+                json=body,
+                timeout=self._timeout_s,
+                trust_env=not is_loopback(url.host),  # a proxy has another loopback
+            )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise DistgenError(
                 "No endpoint answers.",
@@ -116,11 +130,27 @@ class Client:
             ) from error
         try:
             content = answer.json()
-        except ValueError:
+            if answer.is_success:
+                return read(content)
+        except (ValueError, LookupError, TypeError, OSError):  # not JSON, no such field, no picture
             content = None
-        if answer.is_success and isinstance(content, dict) and "data" in content:
-            return content
         raise _refusal(answer, content)
+
+
+def _model(content: Any) -> dict[str, Any]:
+    model: dict[str, Any] = content["data"][0]
+    return {**model, "classes": list(model["classes"])}
+
+
+def _answer(content: Any) -> Answer:
+    images = content["data"]
+    return Answer(
+        np.stack([_pixels(base64.b64decode(image["b64_json"])) for image in images]),
+        tuple(image["seed"] for image in images),
+        tuple(image["revised_prompt"] for image in images if "revised_prompt" in image),
+        content["model"],
+        content["digest"],
+    )
 
 
 def _refusal(answer: httpx.Response, content: Any) -> DistgenError:
