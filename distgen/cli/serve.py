@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distgen.cli.console import console, err_console, print_json
+from distgen.cli.console import console, err_console, print_json, strong
 
 if TYPE_CHECKING:
     from distgen.core.storage import Location
@@ -58,19 +58,20 @@ def serve(
         options = {"replicas": replicas, "gpus_per_replica": gpus_per_replica}
         _serve_here(location, info, address, as_json, host=host, port=port, **options)
         return
-    from distgen.core.ports import free_port, url_of
+    from distgen.core.ports import url_of
     from distgen.serving import detached
 
-    port = port or free_port(host)
-    _refuse_taken(host, port)
+    # With an address the endpoint listens on that cluster's head, which looks at the port itself.
+    if address is None or not port:
+        port = _free_to_use(host, port)
     arguments = [location.url, f"--port={port}", f"--host={host}"]
     arguments += [f"--replicas={replicas}", f"--gpus-per-replica={gpus_per_replica}"]
     arguments += [f"--address={address}"] if address else []
     with err_console.status(f"Starting {info.name} ..."):
-        endpoint = detached.start(arguments, model=model, url=url_of(host, port), port=port)
+        endpoint = detached.start(arguments, model=model, url=url_of(host, port))
     _announce(endpoint.url, info, as_json)
     if not as_json:
-        console.print(f"  log      {endpoint.log}", soft_wrap=True)
+        console.print(f"  log      {endpoint.log}")
         console.print("  stop     distgen endpoint stop")
 
 
@@ -95,13 +96,24 @@ def query(
     as_json: _JSON = False,
 ) -> None:
     """Ask an endpoint for pictures and save them as one grid."""
+    from distgen.core.errors import UsageError
     from distgen.core.storage import locate
     from distgen.metrics.grid import grid_png
     from distgen.serving.client import Client
 
-    answer = Client(url).generate(prompt, count, seed, truncation)
     place = locate(out)
-    place.write_bytes(grid_png(answer.images_nhwc))
+    if place.is_dir():
+        raise UsageError(f"{str(place)!r} is a folder.", remedy=f"--out {place / 'grid.png'}")
+    answer = Client(url).generate(prompt, count, seed, truncation)
+    try:
+        place.write_bytes(grid_png(answer.images_nhwc))
+    except OSError as error:
+        raise UsageError(
+            "The pictures cannot be saved.",
+            where=str(place),
+            cause=str(error),
+            remedy="--out with a file that can be written",
+        ) from error
     if as_json:
         print_json(_described(answer, place))
         return
@@ -111,8 +123,6 @@ def query(
     console.print(
         f"{len(answer.seeds)} {plural}{of_what} by {answer.model} ({answer.digest[:12]}), "
         f"seed {answer.seeds[0]}: {place}",
-        soft_wrap=True,
-        markup=False,
     )
 
 
@@ -133,7 +143,7 @@ def endpoint_status(as_json: _JSON = False) -> None:
     for row in rows:
         state = "ready" if row["ready"] else "not ready"
         text = f"{row['model']}  {row['url']}  {state}  pid {row['pid']}  {row['log']}"
-        console.print(text, soft_wrap=True, markup=False)
+        console.print(text)
 
 
 @endpoint_app.command("stop")
@@ -141,12 +151,21 @@ def endpoint_stop(
     url: Annotated[
         str | None, typer.Option(help="End this one only, as `endpoint status` prints it.")
     ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="End instead what a killed `distgen serve` left on this Ray cluster."),
+    ] = None,
     as_json: _JSON = False,
 ) -> None:
-    """End detached endpoints, all that this command's kind started or one of them."""
+    """End detached endpoints of this machine, all or one of them, or what a cluster serves."""
     from distgen.core.errors import UsageError, did_you_mean
     from distgen.serving.detached import find_all, stop
 
+    if address is not None:
+        if url is not None:
+            raise UsageError("--url and --address name different things.", remedy="leave one out")
+        _stop_on_cluster(address, as_json)
+        return
     endpoints: list[Detached] = find_all()
     if url is not None:
         known = [endpoint.url for endpoint in endpoints]
@@ -157,17 +176,30 @@ def endpoint_stop(
     for endpoint in endpoints:
         stop(endpoint)
         if not as_json:
-            console.print(f"{endpoint.model} at {endpoint.url} has ended.", markup=False)
+            console.print(f"{endpoint.model} at {endpoint.url} has ended.")
     if as_json:
         print_json({"stopped": [endpoint.url for endpoint in endpoints]})
     elif not endpoints:
         console.print("No endpoint runs.")
 
 
+def _stop_on_cluster(address: str, as_json: bool) -> None:
+    from distgen.launch.cluster import connect
+    from distgen.serving.app import stop_leftover
+
+    with connect(address):
+        stopped = stop_leftover()
+    if as_json:
+        print_json({"stopped": [address] if stopped else []})
+    else:
+        what = "The endpoint" if stopped else "No endpoint of distgen's"
+        console.print(f"{what} on {address} {'has ended' if stopped else 'runs'}.")
+
+
 def _serve_here(
     location: Location, info: BundleInfo, address: str | None, as_json: bool, **placement: Any
 ) -> None:
-    """Serve until a signal; SIGTERM ends as cleanly as Ctrl-C does."""
+    """Serve until a signal."""
     import signal
     from contextlib import ExitStack
 
@@ -175,13 +207,12 @@ def _serve_here(
     from distgen.serving.app import running
 
     if address is None:
-        _refuse_taken(placement["host"], placement["port"])
+        _free_to_use(placement["host"], placement["port"])
     try:
         with ExitStack() as stack:
             with err_console.status(f"Starting {info.name} ..."):
                 stack.enter_context(connect(address))
-                # Ray would end the process where it stands.
-                signal.signal(signal.SIGTERM, signal.default_int_handler)
+                end_on_signals()  # Ray would end the process where it stands
                 url = stack.enter_context(running(location, **placement))
             _announce(url, info, as_json)
             if not as_json:
@@ -192,13 +223,23 @@ def _serve_here(
         err_console.print("The endpoint has ended.")
 
 
-def _refuse_taken(host: str, port: int) -> None:
-    """Say at once that the port is taken, before Ray starts."""
+def end_on_signals() -> None:
+    """SIGTERM, and SIGHUP from a terminal that closes, end as cleanly as Ctrl-C does."""
+    import signal
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` wants it
+            signal.signal(number, signal.default_int_handler)
+
+
+def _free_to_use(host: str, port: int) -> int:
+    """The port, or a free one for 0; that it is taken is said at once, before Ray starts."""
     from distgen.core.errors import UsageError
     from distgen.core.ports import free_port, is_free
 
     try:
-        free = not port or is_free(host, port)
+        port = port or free_port(host)
+        free = is_free(host, port)
     except OSError as error:
         raise UsageError(
             f"The endpoint cannot listen on port {port} of {host}.",
@@ -211,6 +252,7 @@ def _refuse_taken(host: str, port: int) -> None:
             cause="another endpoint or another program listens there",
             remedy=f"--port {free_port(host)}, or end the other: distgen endpoint status",
         )
+    return port
 
 
 def _announce(url: str, info: BundleInfo, as_json: bool) -> None:
@@ -221,18 +263,16 @@ def _announce(url: str, info: BundleInfo, as_json: bool) -> None:
         return
     classes = info.spec.classes if getattr(info.config.model, "conditional", False) else ()
     prompt = classes[0] if classes else "random"
-    console.print(f"[bold]{info.name}[/bold] is served at {url}", soft_wrap=True)
+    console.print(strong(info.name, f" is served at {url}"))
     about = f"{info.digest[:12]}  {card_line(info)}".rstrip()
-    console.print(f"  bundle   {about}", soft_wrap=True, markup=False)
+    console.print(f"  bundle   {about}")
     if classes:
-        console.print(f"  classes  {', '.join(classes)}", soft_wrap=True, markup=False)
+        console.print(f"  classes  {', '.join(classes)}")
     console.print(
         f"  try      curl -s {url}/v1/images/generations -d "
         f'\'{{"prompt": "{prompt}", "n": 4, "seed": 7}}\'',
-        soft_wrap=True,
-        markup=False,
     )
-    console.print(f'  or       distgen query "{prompt}" --url {url}', soft_wrap=True, markup=False)
+    console.print(f'  or       distgen query "{prompt}" --url {url}')
 
 
 def _described(answer: Answer, place: Location) -> dict[str, object]:

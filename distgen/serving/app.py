@@ -6,28 +6,32 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 
 from distgen.core.errors import DistgenError, UsageError
-from distgen.core.ports import free_port, is_free, url_of
+from distgen.core.ports import free_port, is_free, is_loopback, is_own, url_of
 from distgen.core.storage import Location, locate
+from distgen.launch.cluster import Room, connect, slots
 from distgen.registry.bundle import load_bundle
 from distgen.serving.engine import MAX_WAITING, Engine, info_of, network_of
-from distgen.serving.environment import LOOPBACK, serve_environment
+from distgen.serving.environment import serve_environment
 from distgen.serving.openai_api import create_app
 
 APPLICATION = "distgen"
-READY_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 150.0
+"""How long replicas may take to find a place, load the model and answer."""
 STOP_TIMEOUT_S = 60.0
+_SAID_CHARS = 600
 
 # The address is the head node's, and on loopback only its own processes reach one another.
-_ON_HEAD = {"node:__internal_head__": 0.001}
+_HEAD = "node:__internal_head__"
+_ON_HEAD = {_HEAD: 0.001}
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Placement:
     @property
     def on_loopback(self) -> bool:
         """Whether only this machine reaches the endpoint."""
-        return self.host in LOOPBACK
+        return is_loopback(self.host)
 
     def resources(self) -> dict[str, Any]:
         """What Ray reserves for a replica."""
@@ -78,14 +82,16 @@ def running(
         The endpoint's URL, which answers from now on.
 
     Raises:
-        UsageError: The port is taken, the cluster serves something else, or it is too small.
+        UsageError: The port is taken, the cluster serves something else, it is too small, or its
+            head is another machine whose loopback would be listened on.
         DataError: The bundle is not what its manifest says.
-        DistgenError: The replicas do not start.
+        DistgenError: The replicas do not start, or not in time.
     """
     location = bundle if isinstance(bundle, Location) else locate(bundle)
     load_bundle(location)  # what is wrong with it is said here, and not in a replica's log
     placement = Placement(host, port, replicas, gpus_per_replica)
     _check_cluster(placement)
+    require_room(placement, connect().room())
     prepare = ray.remote(_prepare).options(num_cpus=0, resources=_ON_HEAD)
     prepared: _Prepared = ray.get(prepare.remote(host, port))
     if prepared.problem:
@@ -106,7 +112,7 @@ def running(
     )
     placement = Placement(host, prepared.port, replicas, gpus_per_replica)
     try:
-        problem = ray.get(launcher.start.remote(location.url, placement))
+        problem = ray.get(launcher.start.remote(location.url, placement, START_TIMEOUT_S))
         if problem:
             raise DistgenError(
                 "The endpoint did not start.",
@@ -119,6 +125,37 @@ def running(
         _stop(launcher)
 
 
+def stop_leftover() -> bool:
+    """End what `distgen serve` left on the connected cluster, if its process was killed.
+
+    Returns:
+        Whether there was anything to end.
+    """
+    from ray import serve
+
+    end = what_to_end(serve.status().applications, _serves_something())
+    if end == "all":
+        serve.shutdown()
+    elif end == "ours":
+        serve.delete(APPLICATION)
+    return end != "nothing"
+
+
+def what_to_end(
+    applications: Collection[str], is_serving: bool
+) -> Literal["all", "ours", "nothing"]:
+    """What of a cluster's Ray Serve is there because of distgen.
+
+    Args:
+        applications: Names of all that it serves.
+        is_serving: Whether Ray Serve runs; it may do so without an application, where a start was
+            cut short.
+    """
+    if set(applications) <= {APPLICATION}:
+        return "all" if is_serving else "nothing"
+    return "ours" if APPLICATION in applications else "nothing"
+
+
 def _stop(launcher: Any) -> None:
     """End Serve and its launcher; what a killed cluster took with it needs no ending."""
     with contextlib.suppress(ray.exceptions.RayError):
@@ -127,21 +164,64 @@ def _stop(launcher: Any) -> None:
 
 
 def _check_cluster(placement: Placement) -> None:
-    controllers = ray.util.list_named_actors(all_namespaces=True)
-    if any(actor["namespace"] == "serve" for actor in controllers):
+    if _serves_something():
         raise UsageError(
             "This Ray cluster serves something already.",
             cause="a cluster has one address for all that it serves",
-            remedy="end that first (`distgen endpoint stop`), or use another cluster",
+            remedy="end that first (`distgen endpoint stop`, with --address for what a killed "
+            "`distgen serve` left on a cluster), or use another cluster",
         )
-    for resource, each in (("CPU", 1.0), ("GPU", placement.gpus_per_replica)):
-        there = ray.cluster_resources().get(resource, 0.0)
-        if placement.replicas * each > there:
-            raise UsageError(
-                f"{placement.replicas} replicas need {placement.replicas * each:g} {resource}s.",
-                cause=f"the cluster has {there:g}",
-                remedy=f"--replicas {int(there / each)}" if there >= each else "a larger cluster",
-            )
+    head = _head_address()
+    if placement.on_loopback and not is_own(head):
+        raise UsageError(
+            f"Nobody here would reach the endpoint: it would listen on {placement.host} of "
+            "another machine.",
+            where=head,
+            cause="the cluster's head is not this machine, and the endpoint listens there",
+            remedy=f"--host {head}; or the command on the head, and from here "
+            f"ssh -L {placement.port}:127.0.0.1:{placement.port} {head}",
+        )
+
+
+def _serves_something() -> bool:
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    return any(actor["namespace"] == "serve" for actor in actors)
+
+
+def _head_address() -> str:
+    """The address that the head node has in its cluster."""
+    return next(
+        str(node["NodeManagerAddress"])
+        for node in ray.nodes()
+        if node["Alive"] and _HEAD in node["Resources"]
+    )
+
+
+def require_room(placement: Placement, room: Room) -> None:
+    """Refuse replicas that can never get a place, before Ray Serve waits for one.
+
+    Raises:
+        UsageError: Says what was asked for, what there is, and how many would fit.
+    """
+    each = {"CPU": 1.0, "GPU": placement.gpus_per_replica}
+    anywhere = slots(room.nodes, each)
+    fit = slots(room.nodes, each | _ON_HEAD) if placement.on_loopback else anywhere
+    # An autoscaler adds nodes, but no head.
+    if fit >= placement.replicas or (room.can_grow and not placement.on_loopback):
+        return
+    needs = "a CPU" + (f" and {each['GPU']:g} GPUs" if each["GPU"] else "")
+    remedies = [f"--replicas {fit}"] if fit else []
+    if anywhere >= placement.replicas:
+        remedies.append("--host with the head's address, so that replicas may be on other nodes")
+    raise UsageError(
+        f"{placement.replicas} replicas with {needs} each do not fit into this cluster, "
+        f"which has {room}.",
+        cause=f"there is room for {fit} of them"
+        + (
+            " on the head, the only node that reaches its loopback" if placement.on_loopback else ""
+        ),
+        remedy="; or ".join(remedies) or "a larger cluster",
+    )
 
 
 @dataclass(frozen=True)
@@ -191,11 +271,12 @@ class _Launcher:
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
-    def start(self, bundle_url: str, placement: Placement) -> str:
+    def start(self, bundle_url: str, placement: Placement, timeout_s: float) -> str:
         """Serve until `stop`; returns once requests are answered, or says what went wrong."""
         from ray import serve
         from ray.serve.schema import LoggingConfig
 
+        deadline = time.monotonic() + timeout_s
         deployment = serve.deployment(
             serve.ingress()(_Replica),
             name="images",
@@ -212,11 +293,15 @@ class _Launcher:
             proxy_location="HeadOnly",
             http_options={"host": placement.host, "port": placement.port},
         )
+        # `serve.run` would wait for a place as long as there is none.
+        target = serve.RunTarget(deployment.bind(bundle_url), APPLICATION, "/")
         try:
-            serve.run(deployment.bind(bundle_url), name=APPLICATION, route_prefix="/")
-        except RuntimeError as error:
-            return " ".join(str(error).split())[-600:]
-        return _wait_until_ready(url_of(placement.host, placement.port))
+            serve.run_many([target], wait_for_applications_running=False)
+        except (RuntimeError, TimeoutError) as error:
+            return " ".join(str(error).split())[-_SAID_CHARS:]
+        return _wait_until_running(deadline) or _wait_until_ready(
+            url_of(placement.host, placement.port), deadline
+        )
 
     def stop(self) -> None:
         """End all of Serve, and remove the files of HAProxy."""
@@ -226,14 +311,47 @@ class _Launcher:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _wait_until_ready(url: str) -> str:
+def _wait_until_running(deadline: float) -> str:
+    """Until all replicas have loaded the model; returns what is wrong, if that does not happen."""
+    from ray import serve
+
+    while True:
+        state = serve.status().applications[APPLICATION]
+        said = [state.message, *(part.message for part in state.deployments.values())]
+        problem = problem_of(state.status.value, said, in_time=time.monotonic() < deadline)
+        if problem is not None:
+            return problem
+        time.sleep(0.1)
+
+
+def problem_of(status: str, said: Sequence[str], *, in_time: bool) -> str | None:
+    """What keeps an application from running: "" once it runs, None while it may still come.
+
+    Args:
+        status: The application's state, in Ray Serve's word.
+        said: What Ray Serve says of it and of its parts.
+        in_time: Whether it may take longer.
+    """
+    failed = status == "DEPLOY_FAILED"
+    if status == "RUNNING":
+        return ""
+    if in_time and not failed:
+        return None
+    text = " ".join(" ".join(said).split())[-_SAID_CHARS:]
+    if failed:
+        return text or "Ray Serve does not say why"
+    text = text or "the cluster's CPUs or GPUs may be taken by other jobs"
+    return f"not all replicas started in time: {text}"
+
+
+def _wait_until_ready(url: str, deadline: float) -> str:
     """Until HAProxy sends requests to a replica; returns what is wrong, if that does not happen."""
     import httpx
 
-    deadline = time.monotonic() + READY_TIMEOUT_S
     while True:
         try:
-            answer = httpx.get(f"{url}/readyz", timeout=5.0)
+            # Its own address, to which no proxy is on the way.
+            answer = httpx.get(f"{url}/readyz", timeout=5.0, trust_env=False)
             if answer.status_code == 200:
                 return ""
             problem = f"{url}/readyz answers {answer.status_code}: {answer.text[:200]}"

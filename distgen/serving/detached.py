@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -47,7 +48,9 @@ class Detached(Config):
     def is_ready(self) -> bool:
         """Whether the endpoint answers requests."""
         try:
-            return httpx.get(f"{self.url}/readyz", timeout=5.0).status_code == 200
+            # Its own address, to which no proxy is on the way.
+            answer = httpx.get(f"{self.url}/readyz", timeout=5.0, trust_env=False)
+            return answer.status_code == 200
         except httpx.HTTPError:
             return False
 
@@ -61,7 +64,7 @@ def state_folder() -> Path:
 
 
 def find_all() -> list[Detached]:
-    """Endpoints that still run, in the order of their ports; state of others is removed."""
+    """Endpoints that still run, in the order of their names; state of others is removed."""
     found = []
     for file in sorted(state_folder().glob("*.json")):
         with contextlib.suppress(OSError, ValidationError):
@@ -73,7 +76,7 @@ def find_all() -> list[Detached]:
     return found
 
 
-def start(arguments: Sequence[str], *, model: str, url: str, port: int) -> Detached:
+def start(arguments: Sequence[str], *, model: str, url: str) -> Detached:
     """Run `distgen serve` with these arguments in a process of its own, and wait until it answers.
 
     Raises:
@@ -82,7 +85,7 @@ def start(arguments: Sequence[str], *, model: str, url: str, port: int) -> Detac
     """
     folder = state_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    log = folder / f"{port}.log"
+    log = folder / f"{_file_name(url)}.log"
     with log.open("wb") as output:
         child = subprocess.Popen(  # noqa: S603  (this interpreter, our own module)
             [sys.executable, "-m", "distgen", "serve", *arguments],
@@ -93,7 +96,7 @@ def start(arguments: Sequence[str], *, model: str, url: str, port: int) -> Detac
         )
     started = psutil.Process(child.pid).create_time()
     endpoint = Detached(pid=child.pid, started=started, model=model, url=url, log=str(log))
-    state = folder / f"{port}.json"
+    state = folder / f"{_file_name(url)}.json"
     state.write_text(endpoint.model_dump_json(indent=2) + "\n")
     deadline = time.monotonic() + START_TIMEOUT_S
     try:
@@ -128,6 +131,11 @@ def stop(endpoint: Detached) -> None:
         with contextlib.suppress(OSError, ValidationError):
             if Detached.model_validate_json(file.read_bytes()) == endpoint:
                 file.unlink()
+
+
+def _file_name(url: str) -> str:
+    """Host and port, each of which may be another endpoint's too."""
+    return re.sub(r"[^\w.]+", "-", url.partition("://")[2]).strip("-.")
 
 
 def _failure(code: int | None, log: Path) -> DistgenError:

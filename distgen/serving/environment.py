@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import stat
 import sys
 from pathlib import Path
 
 from distgen.core.ports import free_port
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _DRAIN_S = "0.5"
 
@@ -16,7 +15,6 @@ _DRAIN_S = "0.5"
 # configuration is written anew before each start of HAProxy, so each start mends it first. HAProxy
 # must also not outlive the process that started it, however that one ends.
 _HAPROXY_ON_LOOPBACK = """\
-#!{python} -IS
 import ctypes, os, re, signal, sys
 config = sys.argv[sys.argv.index("-f") + 1]
 with open(config) as file:
@@ -41,11 +39,10 @@ def serve_environment(folder: Path, haproxy: str) -> dict[str, str]:
     """
     ports = [free_port(), free_port()]
     starter = folder / "haproxy"
-    starter.write_text(
-        _HAPROXY_ON_LOOPBACK.format(
-            python=sys.executable, ports="|".join(map(str, ports)), haproxy=haproxy
-        )
-    )
+    program = _HAPROXY_ON_LOOPBACK.format(ports="|".join(map(str, ports)), haproxy=haproxy)
+    # The shell, since the kernel takes no interpreter with a space or a long path.
+    command = shlex.join([sys.executable, "-IS", "-c", program])
+    starter.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     starter.chmod(stat.S_IRWXU)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",

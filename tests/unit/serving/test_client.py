@@ -6,33 +6,52 @@ import http.server
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
 import uvicorn
+from fastapi import FastAPI
 from PIL import Image
+from starlette.types import ASGIApp
 from typer.testing import CliRunner
 
 from distgen.cli import serve as cli
 from distgen.core.errors import DistgenError, UsageError
 from distgen.core.ports import free_port
+from distgen.core.spec import ImageSpec
+from distgen.core.storage import locate
+from distgen.models import GANConfig, build_networks
+from distgen.registry.bundle import inspect_bundle, write_bundle
+from distgen.serving.app import _wait_until_ready
 from distgen.serving.client import Client
+from distgen.serving.detached import Detached
 from distgen.serving.openai_api import create_app
 
+GREY = ImageSpec(height=28, width=28, mode="L", classes=("[red]", "[/b]"))
+GAN = GANConfig(latent_dim=16, width=16, conditional=True)
 
-@pytest.fixture(scope="module")
-def url(make_engine) -> Iterator[str]:
-    app = create_app(make_engine())
+
+@contextmanager
+def served(app: ASGIApp) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.config.port}"
-    server.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{server.config.port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def url(make_engine) -> Iterator[str]:
+    with served(create_app(make_engine())) as url:
+        yield url
 
 
 def query(*arguments: str):
@@ -71,6 +90,8 @@ def test_query_saves_a_grid_and_says_where(url, tmp_path: Path):
         (("-n", str(10**9)), "1 to 256"),
         (("--seed", "-1"), "from 0 to"),
         (("--truncation", "0"), "0.05"),
+        (("--truncation", "nan"), "from 0.05 to 10"),
+        (("--truncation", "inf"), "from 0.05 to 10"),
     ],
 )
 def test_refused_requests_are_usage_errors_with_the_remedy(url, arguments, says):
@@ -90,10 +111,64 @@ def test_unreachable_endpoint_names_the_command_that_starts_one():
 
 def test_another_web_server_is_recognised():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
-    threading.Thread(target=server.serve_forever).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,)).start()
     try:
         with pytest.raises(DistgenError, match="not a distgen endpoint"):
             Client(f"http://127.0.0.1:{server.server_port}").generate()
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_another_service_of_the_same_api_is_recognised():
+    contents: list[object] = [{"data": []}, {"data": [{"id": "gpt"}]}, {"data": 1}, [], {}]
+    app = FastAPI()
+
+    @app.api_route("/{number}/v1/{path:path}", methods=["GET", "POST"])
+    def answer(number: int) -> object:
+        return contents[number]
+
+    with served(app) as url:
+        for number in range(len(contents)):
+            client = Client(f"{url}/{number}")
+            for ask in (client.model, client.classes, client.generate):
+                with pytest.raises(DistgenError, match="not a distgen endpoint"):
+                    ask()
+
+
+def test_a_proxy_is_not_asked_for_what_this_machine_serves(url, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    assert Client(url).classes()[2] == "Sneaker"
+    assert Detached(pid=1, started=0, model="m", url=url, log="log").is_ready()
+    assert _wait_until_ready(url, deadline=0.0) == ""
+    with pytest.raises(DistgenError, match="No endpoint answers"):
+        Client("http://198.51.100.1").model()  # by way of the proxy, which is not there
+
+
+def test_where_pictures_cannot_be_saved_is_a_usage_error(url, tmp_path: Path):
+    error = query("--url", url, "--out", str(tmp_path)).exception
+    assert isinstance(error, UsageError)
+    assert f"--out {tmp_path}/grid.png" in str(error)
+    (tmp_path / "file").touch()
+    error = query("--url", url, "--out", str(tmp_path / "file" / "grid.png")).exception
+    assert isinstance(error, UsageError)
+    assert "cannot be saved" in str(error)
+
+
+def test_what_looks_like_markup_is_shown_as_it_is(capsys, tmp_path: Path):
+    location = locate(tmp_path)
+    write_bundle(
+        location,
+        model_config=GAN,
+        spec=GREY,
+        state=build_networks(GAN, GREY)["generator"].state_dict(),
+        card=None,
+        samples_png=None,
+        name="fashion",
+        images_seen=0,
+    )
+    cli._announce("http://[fe80::1]:8000", inspect_bundle(location), as_json=False)
+    shown = capsys.readouterr().out
+    assert "fashion is served at http://[fe80::1]:8000" in shown
+    assert "[red], [/b]" in shown

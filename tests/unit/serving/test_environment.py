@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import stat
 import subprocess
 import sys
@@ -11,12 +13,20 @@ from pathlib import Path
 import psutil
 import pytest
 
+from distgen.cli.serve import end_on_signals
 from distgen.core.ports import free_port
 from distgen.serving import detached
 from distgen.serving.environment import serve_environment
 
 
-def test_haproxy_starts_with_every_port_of_its_own_on_loopback(tmp_path: Path):
+def test_haproxy_starts_with_every_port_of_its_own_on_loopback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # An interpreter as an environment of a user may have it: a space, and more than 127 characters.
+    python = tmp_path / ("my venv " + 16 * "and on ") / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(python))
     environment = serve_environment(tmp_path, haproxy="/bin/echo")
     stats = environment["RAY_SERVE_HAPROXY_STATS_PORT"]
     metrics = environment["RAY_SERVE_HAPROXY_METRICS_PORT"]
@@ -46,10 +56,9 @@ def test_haproxy_ends_when_its_parent_is_killed(tmp_path: Path):
     config = tmp_path / "haproxy.cfg"
     config.write_text("")
     environment = serve_environment(tmp_path, str(haproxy))
-    program = "import subprocess, sys; subprocess.run(sys.argv[1:])"
     starter = environment["RAY_SERVE_HAPROXY_BINARY_PATH"]
     parent = subprocess.Popen(
-        [sys.executable, "-c", program, starter, "-f", str(config)],
+        ["/bin/sh", "-c", '"$@"; wait', "sh", starter, "-f", str(config)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -101,3 +110,26 @@ def test_unreadable_state_is_removed_and_not_believed(sleeper):
     (detached.state_folder() / "8000.json").write_text('{"pid": 1}')
     assert detached.find_all() == []
     assert list(detached.state_folder().iterdir()) == []
+
+
+def test_endpoints_with_the_same_port_of_different_hosts_keep_their_files_apart():
+    urls = [f"http://{host}:8000" for host in ("10.0.0.7", "10.0.0.8", "[::1]", "[::2]", "../a")]
+    names = {detached._file_name(url) for url in urls}
+    assert len(names) == len(urls)
+    assert not [name for name in names if "/" in name or name.startswith(".")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_closed_terminal_ends_serving_as_cleanly_as_ctrl_c(number):
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(number, lambda *_: None)  # in place of Ray's
+        end_on_signals()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        signal.signal(number, signal.SIG_IGN)  # as under `nohup`
+        end_on_signals()
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
