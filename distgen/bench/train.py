@@ -34,6 +34,7 @@ from distgen.data import open_shard_set, read_samples
 from distgen.metrics.card import EvaluationConfig
 from distgen.models import build_networks
 from distgen.models.base import LatentNoise
+from distgen.training.collective import CONSTANT_BUFFERS
 from distgen.training.job import TrainingConfig, TrainJob
 from distgen.training.run import prepare
 
@@ -265,9 +266,7 @@ def _elbo_step(job: TrainJob, networks: Mapping[str, nn.Module]) -> Step:
 
 
 def _ddp(network: nn.Module) -> nn.Module:
-    return DistributedDataParallel(
-        network, forward_sync_buffers=False, gradient_as_bucket_view=True
-    )
+    return DistributedDataParallel(network, gradient_as_bucket_view=True, **CONSTANT_BUFFERS)
 
 
 def _adam(network: nn.Module, job: TrainJob) -> torch.optim.Optimizer:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +17,15 @@ from torch.nn.parallel import DistributedDataParallel
 from distgen.core.world import World
 
 RowGather = Callable[[np.ndarray], np.ndarray]
+
+# Buffers are constants here. What keeps them from being sent at each step has a new name in newer
+# versions of torch, which warn of the old one.
+_BUFFER_SWITCHES = ("forward_sync_buffers", "broadcast_buffers")
+_KNOWN = inspect.signature(DistributedDataParallel).parameters
+CONSTANT_BUFFERS: dict[str, Any] = {
+    next(name for name in _BUFFER_SWITCHES if name in _KNOWN): False
+}
+"""Arguments of DistributedDataParallel for networks whose buffers never change."""
 
 
 class Collective:
@@ -38,9 +49,7 @@ class Collective:
         # concludes that their gradients lie wrongly.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         return {
-            name: DistributedDataParallel(
-                network, forward_sync_buffers=False, gradient_as_bucket_view=True
-            )
+            name: DistributedDataParallel(network, gradient_as_bucket_view=True, **CONSTANT_BUFFERS)
             for name, network in networks.items()
         }
 
