@@ -80,14 +80,7 @@ def ls(address: _ADDRESS = None, as_json: _JSON = False) -> None:
     if not found:
         console.print("No job has been submitted to this cluster.  (distgen submit JOB)")
         return
-    table = Table(box=None, pad_edge=False)
-    table.add_column("id", overflow="fold")  # it is what other commands ask for
-    for heading in ("kind", "status", "started", "time", "exit"):
-        table.add_column(heading, no_wrap=True)
-    for job in found:
-        code = "" if job.exit_code is None else str(job.exit_code)
-        table.add_row(job.id, job.kind, job.status, _when(job.started), _duration(job), code)
-    print_table(table)
+    print_table(_table(found))
 
 
 @app.command()
@@ -146,6 +139,17 @@ def stop(
         with err_console.status(Text(f"waiting for {job_id} to write its checkpoint ...")):
             jobs.wait(job_id)
     console.print(f"{job_id} is {'stopped' if wait else 'stopping'}.")
+
+
+def _table(found: list[JobInfo]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("id", overflow="fold")  # it is what other commands ask for
+    for heading in ("kind", "status", "started", "time", "exit"):
+        table.add_column(heading, no_wrap=True)
+    for job in found:
+        code = "" if job.exit_code is None else str(job.exit_code)
+        table.add_row(job.id, job.kind, job.status, _when(job.started), _duration(job), code)
+    return table
 
 
 def _follow(jobs: Jobs, job_id: str, address: str | None) -> None:

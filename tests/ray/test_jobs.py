@@ -97,13 +97,14 @@ def test_second_cluster_is_refused(nodes: ClusterState) -> None:
 def test_submitted_run_is_followed_to_its_end(
     nodes: ClusterState, make_job: MakeJob, tmp_path: Path
 ) -> None:
-    job = make_job("vae")
+    # In the job's own process: the run that is stopped below has workers.
+    job = make_job("vae", scaling__workers=0)
     result = distgen(
-        *("submit", write(job, tmp_path), "training.images=640"),
+        *("submit", write(job, tmp_path), "training.images=320"),
         *("--address", nodes.dashboard_url, "--follow"),
     )
     assert result.exit_code == 0, result.output
-    assert RunFolder(job.location).is_finished(640)
+    assert RunFolder(job.location).is_finished(320)
     assert job.name in result.output
     assert "done" in result.output, "what the run printed was shown"
 
