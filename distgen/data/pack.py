@@ -7,18 +7,13 @@ the same pictures give the same bytes.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
-import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from distgen.core.errors import DataError, UsageError
 from distgen.core.spec import ImageSpec
@@ -26,12 +21,12 @@ from distgen.core.storage import Location
 from distgen.data.index import (
     INDEX_NAME,
     MANIFEST_NAME,
-    IndexEntry,
     Manifest,
     ShardEntry,
     read_manifest,
     splits_of,
 )
+from distgen.data.output import IndexWriter, Output
 
 SHARD_SAMPLES = 8192
 """Samples after which a new shard begins."""
@@ -80,14 +75,7 @@ class SetWriter:
         self._limits = (shard_samples, shard_bytes)
         self._shards: list[ShardEntry] = []
         self._shard: _ShardFile | None = None
-        self._index_file = _Output(location / INDEX_NAME)
-        self._schema = _schema(self._fields)
-        self._index = pq.ParquetWriter(
-            pa.PythonFile(self._index_file, mode="w"),
-            self._schema,
-            compression="zstd",
-            write_page_checksum=True,
-        )
+        self._index = IndexWriter(location, self._fields)
 
     def add(self, key: str, members: Mapping[str, bytes], label: int = -1) -> None:
         """Append a sample.
@@ -110,9 +98,7 @@ class SetWriter:
         if self._shard is None:
             return
         entry, rows = self._shard.close()
-        self._index.write_table(
-            pa.Table.from_pylist(rows, schema=self._schema), row_group_size=max(1, len(rows))
-        )
+        self._index.add(pa.Table.from_pylist(rows, schema=self._index.schema))
         self._shards.append(entry)
         self._shard = None
 
@@ -125,15 +111,14 @@ class SetWriter:
         self.next_shard()
         if not self._shards:
             raise UsageError("A shard set needs at least one sample.", where=str(self._location))
-        self._index.close()
-        size, digest = self._index_file.commit()
+        index = self._index.commit()
         manifest = Manifest(
             name=self._name,
             split=self.split,
             fields=self._fields,
             image=self._image,
             num_samples=sum(shard.samples for shard in self._shards),
-            index=IndexEntry(bytes=size, sha256=digest),
+            index=index,
             shards=tuple(self._shards),
         )
         self._remove_leftovers()
@@ -142,9 +127,7 @@ class SetWriter:
 
     def abort(self) -> None:
         """Remove what is unfinished; does nothing after `commit`."""
-        with contextlib.suppress(OSError):  # a full disk must not hide the error that led here
-            self._index.close()
-        self._index_file.abort()
+        self._index.abort()
         if self._shard is not None:
             self._shard.abort()
             self._shard = None
@@ -191,7 +174,7 @@ class _ShardFile:
         from webdataset import TarWriter  # imports torch: a second that only writers should pay
 
         self._place = place
-        self._file = _Output(place)
+        self._file = Output(place)
         self._tar = TarWriter(
             self._file, user=_OWNER, group=_OWNER, mtime=0, encoder=False, compress=False
         )
@@ -232,62 +215,6 @@ class _ShardFile:
         with contextlib.suppress(OSError):
             self._tar.close()
         self._file.abort()
-
-
-class _Output(io.RawIOBase):
-    """A file that is hashed as it is written and appears whole, at `commit`, or not at all."""
-
-    def __init__(self, place: Location) -> None:
-        self._place = place
-        self._digest = hashlib.sha256()
-        self._size = 0
-        self._aside: Path | None = None
-        if place.local is not None:
-            self._aside = place.local.with_name(f".{place.name}.{os.getpid()}.tmp")
-            self._file: IO[bytes] = self._aside.open("wb")
-        else:
-            self._file = place.filesystem.open_output_stream(place.path)
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        size = memoryview(data).nbytes
-        self._file.write(data)
-        self._digest.update(data)
-        self._size += size
-        return size
-
-    def tell(self) -> int:
-        return self._size
-
-    def commit(self) -> tuple[int, str]:
-        """Make the file appear; returns its size in bytes and its SHA-256."""
-        if self._aside is None:
-            self._file.close()
-        else:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            os.replace(self._aside, self._place.path)
-        return self._size, self._digest.hexdigest()
-
-    def abort(self) -> None:
-        self._file.close()
-        if self._aside is not None:
-            self._aside.unlink(missing_ok=True)
-
-
-def _schema(fields: tuple[str, ...]) -> pa.Schema:
-    columns = [pa.field("key", pa.string(), False)]
-    columns += [pa.field(name, pa.int32(), False) for name in ("label", "width", "height")]
-    for field in fields:
-        columns += [
-            pa.field(f"{field}.offset", pa.int64()),
-            pa.field(f"{field}.size", pa.int64()),
-            pa.field(f"{field}.crc32", pa.uint32()),
-        ]
-    return pa.schema(columns)
 
 
 def check_room(location: Location, overwrite: bool) -> list[Location]:
