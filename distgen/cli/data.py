@@ -16,8 +16,10 @@ from distgen.cli.console import console, err_console, print_json, print_table, s
 from distgen.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from distgen.data import Built, ShardSet
+    from distgen.core.storage import Location
+    from distgen.data import Built, Manifest, ShardSet
     from distgen.data.inspect import Summary
+    from distgen.data.scan import Indexed
 
 app = typer.Typer(help="Build shard sets from pictures, and look at them.", no_args_is_help=True)
 
@@ -93,6 +95,53 @@ def build(
         print_json(_built_as_json(built))
         return
     _show_built(built)
+
+
+@app.command()
+def index(
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Folder of WebDataset tars: a path or a URL.")
+    ],
+    match: Annotated[str, typer.Option(help="Which of its files are shards.")] = "*.tar",
+    picture: Annotated[
+        str | None,
+        typer.Option(help="Extension of the pictures, where samples have several: `left.jpg`."),
+    ] = None,
+    label_key: Annotated[
+        str | None,
+        typer.Option(help="Key in the `json` members that says the class. Default: `cls` members."),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Class names in label order, with commas between them.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="What part this is: `train`, `test`.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Tars that are read at a time. Default: one for each core.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the manifest that is there.")
+    ] = False,
+    as_json: _JSON = False,
+) -> None:
+    """Make tars of another tool a shard set, without changing them."""
+    from distgen.data.scan import index as index_tars
+
+    with _progress("bytes") as show:
+        indexed = index_tars(
+            url,
+            match=match,
+            picture=picture,
+            label_key=label_key,
+            classes=[name.strip() for name in classes.split(",")] if classes else None,
+            split=split,
+            workers=workers,
+            overwrite=overwrite,
+            on_progress=partial(show, "indexing"),
+        )
+    if as_json:
+        print_json(_indexed_as_json(indexed))
+        return
+    _show_indexed(indexed)
 
 
 @app.command()
@@ -215,6 +264,48 @@ def _progress(unit: str) -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
+def _indexed_as_json(indexed: Indexed) -> dict[str, Any]:
+    manifest = indexed.manifest
+    return {
+        "url": str(indexed.location),
+        "samples": manifest.num_samples,
+        "shards": len(manifest.shards),
+        "bytes": sum(shard.bytes for shard in manifest.shards),
+        "fingerprint": manifest.fingerprint,
+        "image": manifest.image.model_dump(mode="json"),
+        "without_picture": indexed.without_picture,
+        "empty": indexed.empty,
+    }
+
+
+def _show_indexed(indexed: Indexed) -> None:
+    manifest = indexed.manifest
+    console.print(_in_short(indexed.location, manifest))
+    if indexed.without_picture:
+        console.print(
+            f"{indexed.without_picture:,} samples have no picture and are not in the set, such as "
+            f"{indexed.first_without}",
+            style="yellow",
+        )
+    if indexed.empty:
+        console.print(
+            f"{len(indexed.empty):,} tars hold no picture and are not in the set, such as "
+            f"{indexed.empty[0]}",
+            style="yellow",
+        )
+    console.print(f"next: distgen data preview {indexed.location}")
+
+
+def _in_short(place: Location, manifest: Manifest) -> str:
+    """A shard set in a line."""
+    image = manifest.image
+    classes = f", {image.num_classes} classes" if image.classes else ""
+    return (
+        f"{place}  {manifest.num_samples:,} pictures of {image.width}x{image.height} "
+        f"{image.mode}{classes}, {len(manifest.shards)} shards"
+    )
+
+
 def _built_as_json(built: Built) -> dict[str, Any]:
     return {
         "url": str(built.location),
@@ -239,12 +330,7 @@ def _show_built(built: Built) -> None:
 
     for manifest in built.manifests.values():
         place = built.location / manifest.split if manifest.split else built.location
-        image = manifest.image
-        classes = f", {image.num_classes} classes" if image.classes else ""
-        console.print(
-            f"{place}  {manifest.num_samples:,} pictures of {image.width}x{image.height} "
-            f"{image.mode}{classes}, {len(manifest.shards)} shards",
-        )
+        console.print(_in_short(place, manifest))
     if built.rejected:
         console.print(
             f"{built.rejected:,} files could not be used: {built.location / REJECTED_NAME}",

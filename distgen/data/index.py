@@ -32,13 +32,15 @@ INDEX_CACHE_ROWS = 2_097_152
 # samples and more, Parquet's checksums of the pages that are used have to do.
 INDEX_WHOLE_BYTES = 64 << 20
 
+SHARD_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*\.tar$"
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class ShardEntry(Config):
     """One tar of a shard set."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*\.tar$")]
+    name: Annotated[str, Field(pattern=SHARD_NAME)]
     """File name inside the set's folder."""
     bytes: NonNegativeInt
     """Size of the file, in bytes."""
@@ -250,7 +252,8 @@ def _not_a_set(location: Location, split: str | None) -> UsageError | DataError:
         return DataError(
             f"{str(location)!r} holds tars but no {MANIFEST_NAME}, so it is not a shard set.",
             cause="its build did not finish, or the tars come from another tool",
-            remedy=f"run its build again: distgen data build SRC {location}",
+            remedy=f"run its build again: distgen data build SRC {location}; or for tars of "
+            f"another tool: distgen data index {location}",
         )
     return UsageError(
         f"{str(location)!r} is a folder without a {MANIFEST_NAME}, so it is not a shard set.",

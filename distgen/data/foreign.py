@@ -1,0 +1,282 @@
+"""The samples of a tar that anybody may have packed, as the `webdataset` library reads them.
+
+What belongs together are members that follow one another under one key. The key is all of a name up
+to the first dot behind the last slash, the extension is the rest in lower case, and members such as
+`__meta__` are no samples. The picture of a sample is its `jpg`, `jpeg`, `png` or `webp` member, or
+where there is none the one whose extension ends so, such as `v2.jpg`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import pyarrow as pa
+from PIL import Image
+
+from distgen.core.errors import DataError
+from distgen.core.spec import MAX_SIDE, Mode
+from distgen.data.tars import Member, TarFile
+
+MAX_FIELDS = 64
+"""Kinds of members that the index covers; a set with more has dots in the names of its files."""
+MAX_PICTURE_BYTES = 64 << 20
+PICTURES = {"jpg": "jpg", "jpeg": "jpg", "png": "png", "webp": "webp"}
+"""Extensions of pictures that can be streamed, and what the index calls them."""
+
+_NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+_META = re.compile(r"__[^/]*__($|/)")
+_PLAIN = re.compile(r"[a-z0-9_]{1,16}")
+_MAX_CLS_BYTES = 256
+_MAX_JSON_BYTES = 1 << 20
+_MODES: dict[str, Mode] = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
+_EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How members become samples.
+
+    Args:
+        picture: Extension of the member that is the picture; None: the only one that can be.
+        label_key: Key in the `json` member that says the class; None: the `cls` member does.
+    """
+
+    picture: str | None = None
+    label_key: str | None = None
+
+    def is_picture(self, extension: str) -> bool:
+        """Whether a member with this extension may be the picture of a sample."""
+        if self.picture is not None:
+            return extension == self.picture
+        return extension.rpartition(".")[2] in PICTURES
+
+    def wanted(self, name: str) -> int:
+        """Bytes that are read of a member, at most; 0: its content does not matter."""
+        _, extension = split_name(name)
+        if self.is_picture(extension):
+            return MAX_PICTURE_BYTES
+        if extension == self.label_extension:
+            return _MAX_CLS_BYTES if self.label_key is None else _MAX_JSON_BYTES
+        return 0
+
+    @property
+    def label_extension(self) -> str:
+        """Which member says the class."""
+        return "cls" if self.label_key is None else "json"
+
+
+def split_name(name: str) -> tuple[str | None, str]:
+    """Key and extension of a member's name; no key where it is not part of a sample."""
+    parts = None if _META.match(name) else _NAME.match(name)
+    return (parts[1], parts[2].lower()) if parts else (None, "")
+
+
+@dataclass
+class Found:
+    """What the samples of a tar have in common."""
+
+    samples: int = 0
+    fields: tuple[str, ...] = ()
+    look: Look | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    """Every label that samples have, and a sample that has it."""
+    without_picture: int = 0
+    first_without: str | None = None
+
+
+def scan_tar(file: TarFile, rules: Rules) -> tuple[Found, pa.Table]:
+    """Find the samples of a found.
+
+    Returns:
+        What they have in common, and one row for each: key, label as text or null, and offset,
+        size and crc32 of each member.
+
+    Raises:
+        DataError: The tar is damaged, or its pictures cannot be streamed as they are.
+    """
+    found = Found()
+    keys: list[str] = []
+    labels: list[str | None] = []
+    columns: dict[str, list[Member | None]] = {}
+    for sample in _samples(file, rules):
+        chosen = sample.picture(file)
+        if chosen is None:
+            found.without_picture += 1
+            found.first_without = found.first_without or f"{sample.shown} in {file.where}"
+            continue
+        extension, look = chosen
+        found.look = look.check_same(found.look)
+        members = sample.plain_members()
+        members[PICTURES[extension.rpartition(".")[2]]] = sample.members[extension]
+        for name, member in members.items():
+            if name not in columns and len(columns) == MAX_FIELDS:
+                raise too_many_fields(file.where, columns)
+            column = columns.setdefault(name, [])
+            column += [None] * (len(keys) - len(column))
+            column.append(member)
+        keys.append(sample.shown)
+        labels.append(sample.label)
+        if sample.label is not None:
+            found.labels.setdefault(sample.label, f"sample {sample.shown!r} in {file.where}")
+    found.samples, found.fields = len(keys), tuple(sorted(columns))
+    return found, _table(keys, labels, columns)
+
+
+@dataclass
+class _Sample:
+    key: str
+    members: dict[str, Member] = field(default_factory=dict)
+    looks: dict[str, Look | str] = field(default_factory=dict)
+    label: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The key as text; bytes that are no UTF-8 are written out."""
+        return self.key.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+    def picture(self, file: TarFile) -> tuple[str, Look] | None:
+        """Extension and look of the picture, if there is one."""
+        exact = [extension for extension in self.looks if extension in PICTURES]
+        chosen = exact or list(self.looks)
+        if len(chosen) > 1:
+            raise DataError(
+                f"A sample has {len(chosen)} pictures.",
+                where=f"{file.where}, sample {self.shown!r}",
+                cause=f"its members {', '.join(sorted(chosen)[:8])} are all pictures",
+                remedy=f"say which one is meant: --picture {min(chosen)}",
+            )
+        if not chosen:
+            return None
+        look = self.looks[chosen[0]]
+        if isinstance(look, Look):
+            return chosen[0], look
+        raise DataError(
+            "A picture cannot be streamed as it is.",
+            where=f"{file.where}, member {self.shown}.{chosen[0]}",
+            cause=look,
+            remedy="distgen data build SRC DST converts it, with the folder of the tars as SRC",
+        )
+
+    def plain_members(self) -> dict[str, Member]:
+        """What the index covers beside the picture."""
+        return {
+            extension: member
+            for extension, member in self.members.items()
+            if _PLAIN.fullmatch(extension) and extension not in PICTURES
+        }
+
+
+def _samples(file: TarFile, rules: Rules) -> Iterator[_Sample]:
+    """Members that follow one another under one key; contents are looked at and let go."""
+    sample: _Sample | None = None
+    for member in file.members(rules.wanted):
+        key, extension = split_name(member.name)
+        if key is None:
+            continue
+        if sample is None or sample.key != key:
+            if sample is not None:
+                yield sample
+            sample = _Sample(key)
+        if extension in sample.members:
+            raise file.damaged(f"its sample {sample.shown!r} has two members .{extension}")
+        sample.members[extension] = member._replace(content=b"")
+        where = f"sample {sample.shown!r} in {file.where}"
+        if rules.is_picture(extension):
+            sample.looks[extension] = look_at(member.content, where)
+        elif extension == rules.label_extension:
+            sample.label = label_of(member.content, rules.label_key, where)
+    if sample is not None:
+        yield sample
+
+
+class Look(NamedTuple):
+    """Size and mode of a picture, and which one it is."""
+
+    height: int
+    width: int
+    mode: Mode
+    where: str
+
+    def check_same(self, other: Look | None) -> Look:
+        """The first of two pictures, or this one.
+
+        Raises:
+            DataError: They differ in size or mode.
+        """
+        if other is None or self[:3] == other[:3]:
+            return other or self
+        raise DataError(
+            "The pictures differ in size or mode, so they cannot be streamed as they are.",
+            where=self.where,
+            cause=f"it is {self.shown}, but {other.where} is {other.shown}",
+            remedy="distgen data build SRC DST converts them, with the folder of the tars as SRC",
+        )
+
+    @property
+    def shown(self) -> str:
+        """Size and mode as text."""
+        return f"{self.width}x{self.height} {self.mode}"
+
+
+def look_at(data: bytes, where: str) -> Look | str:
+    """Size and mode by the header of an encoded picture, or why it cannot be streamed."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "JPEG")) as image:
+            width, height = image.size
+            mode = _MODES.get(image.mode)
+            if mode is None or image.has_transparency_data:
+                return f"its mode is {image.mode}{' with transparency' if mode else ''}"
+            if "exif" in image.info and image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+                return "its EXIF data say that it has to be turned"
+    except Exception as error:  # a damaged file makes Pillow's plugins raise anything
+        return f"its header cannot be read: {error or type(error).__name__}"
+    if max(width, height) > MAX_SIDE:
+        return f"it is {width}x{height} pixels; a side has at most {MAX_SIDE}"
+    return Look(height, width, mode, where)
+
+
+def label_of(data: bytes, key: str | None, where: str) -> str | None:
+    """The class that a `cls` member, or under `key` a `json` member, says; None where it has none.
+
+    Raises:
+        DataError: It is not what it should be.
+    """
+    try:
+        if key is None:
+            return data.decode().strip() or None
+        value = json.loads(data)
+        found = value.get(key) if isinstance(value, dict) else value
+        if isinstance(found, str | int | None) and not isinstance(found, bool):
+            return None if found is None else str(found)[:_MAX_CLS_BYTES].strip() or None
+        cause = f"its json has {type(found).__name__} where a number or a name should be"
+    except (ValueError, RecursionError) as error:
+        cause = f"{'cls' if key is None else 'json'}: {error}"
+    raise DataError("A sample has no class that can be read.", where=where, cause=cause)
+
+
+def too_many_fields(where: str, fields: Iterable[str]) -> DataError:
+    """The error that says that members have too many extensions."""
+    return DataError(
+        f"The samples have more than {MAX_FIELDS} kinds of members.",
+        where=where,
+        cause=f"members such as {', '.join(f'.{name}' for name in sorted(fields)[:4])}: what "
+        "follows the first dot of a name is its kind",
+        remedy="distgen data build SRC DST, with the folder of the tars as SRC",
+    )
+
+
+def _table(
+    keys: list[str], labels: list[str | None], columns: dict[str, list[Member | None]]
+) -> pa.Table:
+    arrays = {"key": pa.array(keys, pa.string()), "label": pa.array(labels, pa.string())}
+    for name, members in columns.items():
+        members += [None] * (len(keys) - len(members))
+        for part, kind in (("offset", pa.int64()), ("size", pa.int64()), ("crc32", pa.uint32())):
+            values = [None if member is None else getattr(member, part) for member in members]
+            arrays[f"{name}.{part}"] = pa.array(values, kind)
+    return pa.table(arrays)
