@@ -96,6 +96,7 @@ class TarFile:
                 raise self.damaged(f"its member {_shown(name)} is a sparse file")
             if len(name) > MAX_NAME:
                 raise self.damaged(f"the name of a member has {len(name)} characters")
+            self._check_reach(size, name)
             limit = wanted(name)
             if limit and size > limit:
                 raise self.damaged(
@@ -185,21 +186,23 @@ class TarFile:
 
     def _content(self, size: int, name: str, *, keep: bool) -> tuple[int, bytes]:
         """CRC-32 of the next `size` bytes, and the bytes; moves on to the next header."""
-        padding = -size % _BLOCK
-        if size + padding > self.size - self._place:
-            raise self._cut_short(
-                f"its member {_shown(name)} reaches to byte {self._place + size}, "
-                f"but the file ends at byte {self.size}"
-            )
+        self._check_reach(size, name)
         crc32 = 0
         parts = []
         for part in self._pieces(size):
             crc32 = zlib.crc32(part, crc32)
             if keep:
                 parts.append(part)
-        for _ in self._pieces(padding):
+        for _ in self._pieces(-size % _BLOCK):
             pass
         return crc32, b"".join(parts)
+
+    def _check_reach(self, size: int, name: str) -> None:
+        if self._place + size + -size % _BLOCK > self.size:
+            raise self._cut_short(
+                f"its member {_shown(name)} reaches to byte {self._place + size}, "
+                f"but the file ends at byte {self.size}"
+            )
 
     def _pieces(self, size: int) -> Iterator[memoryview]:
         """The next `size` bytes, which are there."""
