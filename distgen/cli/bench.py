@@ -24,6 +24,27 @@ def data(as_json: _JSON = False) -> None:
 
 
 @app.command()
+def order(
+    samples: Annotated[int, typer.Option(help="Samples of the set.", min=1)] = 10**9,
+    shards: Annotated[int, typer.Option(help="Its shards.", min=1)] = 10**6,
+    ranks: Annotated[int, typer.Option(help="Ranks that share a batch.", min=1)] = 1024,
+    as_json: _JSON = False,
+) -> None:
+    """Time and memory until a rank of a very large run knows its first batch."""
+    from distgen.bench.order import bench_order
+
+    _show(bench_order(samples=samples, shards=shards, ranks=ranks), as_json)
+
+
+@app.command()
+def shuffle(as_json: _JSON = False) -> None:
+    """How well the order mixes, beside webdataset's shuffle buffer of the same size."""
+    from distgen.bench.shuffle import bench_shuffle
+
+    _show(bench_shuffle(), as_json)
+
+
+@app.command()
 def train(
     job_file: Annotated[
         str, typer.Argument(metavar="JOB", help="A training job.")

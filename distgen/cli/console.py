@@ -41,3 +41,13 @@ def print_table(table: Table) -> None:
 def print_json(value: Any) -> None:
     """One JSON object on stdout, unwrapped and uncoloured."""
     print(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def bytes_text(size: float) -> str:
+    """A number of bytes in the largest unit that it fills."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} PiB"

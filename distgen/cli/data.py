@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distgen.cli.console import console, err_console, print_json, print_table, strong
+from distgen.cli import data_plan
+from distgen.cli.console import (
+    bytes_text,
+    console,
+    err_console,
+    print_json,
+    print_table,
+    strong,
+)
 from distgen.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +30,8 @@ if TYPE_CHECKING:
     from distgen.data.scan import Indexed
 
 app = typer.Typer(help="Build shard sets from pictures, and look at them.", no_args_is_help=True)
+
+app.command("plan")(data_plan.plan)
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 _SET = Annotated[
@@ -185,7 +195,7 @@ def verify(shards: _SET, as_json: _JSON = False) -> None:
                 strong(
                     "ok",
                     f"  {verdict.url}  {verdict.samples:,} samples in "
-                    f"{verdict.shards} shards, {_bytes(verdict.bytes)}",
+                    f"{verdict.shards} shards, {bytes_text(verdict.bytes)}",
                     style="green",
                 )
             )
@@ -255,7 +265,7 @@ def _progress(unit: str) -> Iterator[Callable[[str, int, int], None]]:
     tasks: dict[str, TaskID] = {}
 
     def show(stage: str, done: int, total: int) -> None:
-        amount = _bytes if unit == "bytes" else "{:,}".format
+        amount = bytes_text if unit == "bytes" else "{:,}".format
         if stage not in tasks:
             tasks[stage] = bar.add_task(stage, done="", all="")
         bar.update(tasks[stage], completed=done, total=total, done=amount(done), all=amount(total))
@@ -348,7 +358,7 @@ def _show_summary(summary: Summary) -> None:
     rows = [
         ("place", summary.url),
         ("samples", f"{summary.samples:,}"),
-        ("shards", f"{summary.shards:,}, {_bytes(summary.bytes)}"),
+        ("shards", f"{summary.shards:,}, {bytes_text(summary.bytes)}"),
         ("members", ", ".join(summary.fields)),
         ("pictures", f"{summary.width}x{summary.height} {summary.mode}"),
         ("mean", ", ".join(f"{value:.2f}" for value in summary.mean)),
@@ -362,12 +372,3 @@ def _show_summary(summary: Summary) -> None:
     for name, value in rows:
         table.add_row(Text(name), Text(value))
     print_table(table)
-
-
-def _bytes(size: int) -> str:
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"

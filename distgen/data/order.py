@@ -144,7 +144,7 @@ class Order:
         epochs, places = np.divmod(positions, self.num_samples)
         if not self.shuffle:
             return places
-        lanes, depth = _shape(self.num_samples, self.lanes, self.shuffle_window)
+        lanes, depth = shape_of(self.num_samples, self.lanes, self.shuffle_window)
         blocks, insides = np.divmod(places, lanes * depth)
         blocks_per_epoch = -(-self.num_samples // (lanes * depth))
         numbers = epochs * blocks_per_epoch + blocks
@@ -159,7 +159,7 @@ class Order:
         key = ("block", epoch, number)
         kept = self._memo.get(key)
         if kept is None:
-            lanes, depth = _shape(self.num_samples, self.lanes, self.shuffle_window)
+            lanes, depth = shape_of(self.num_samples, self.lanes, self.shuffle_window)
             seed = self._derive("window", epoch, number)
             places = _block_places(self.num_samples, lanes, depth, number, seed)
             starts, ends, turn = self._layout(epoch)
@@ -177,7 +177,7 @@ class Order:
             counts = np.asarray(self.shard_samples, dtype=np.int64)
             first = np.cumsum(counts) - counts
             permutation = np.argsort(
-                _random_bits(self._derive("shards", epoch), len(counts)), kind="stable"
+                random_bits(self._derive("shards", epoch), len(counts)), kind="stable"
             )
             ends = np.cumsum(counts[permutation])
             shift = first[permutation] - (ends - counts[permutation])
@@ -197,8 +197,8 @@ class Order:
         return value
 
 
-def _shape(num_samples: int, lanes: int, shuffle_window: int) -> tuple[int, int]:
-    """Number of lanes, and slots of a lane's window."""
+def shape_of(num_samples: int, lanes: int, shuffle_window: int) -> tuple[int, int]:
+    """Number of lanes, and samples of a lane's window."""
     if num_samples <= shuffle_window:
         return 1, num_samples
     return lanes, max(1, shuffle_window // lanes)
@@ -209,7 +209,7 @@ def _block_places(num_samples: int, lanes: int, depth: int, number: int, seed: i
     first = number * depth * lanes
     length = min(depth * lanes, num_samples - first)
     slots = -(-length // lanes)
-    keys = _random_bits(seed, lanes * slots).reshape(lanes, slots)
+    keys = random_bits(seed, lanes * slots).reshape(lanes, slots)
     # In the last block of an epoch some lanes have one slot less: the missing one sorts last.
     keys[length - (slots - 1) * lanes :, -1] = np.iinfo(np.uint64).max
     shuffled = np.argsort(keys, axis=1, kind="stable")
@@ -220,6 +220,6 @@ def _block_places(num_samples: int, lanes: int, depth: int, number: int, seed: i
     return np.ascontiguousarray(places.T).reshape(-1)[:length]
 
 
-def _random_bits(seed: int, count: int) -> np.ndarray:
+def random_bits(seed: int, count: int) -> np.ndarray:
     """Uniform 64-bit words, uint64 [count]; raw Philox output is the same in every NumPy."""
     return np.asarray(np.random.Philox(key=seed).random_raw(count), dtype=np.uint64)
