@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint format unit test test-gpu bench clean
+.PHONY: help install demo lint format unit test test-slow test-gpu bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ unit: $(STAMP) ## The tests that need no Ray
 
 test: lint ## Everything that must hold: lint, unit tests, tests on a local Ray cluster
 	$(BIN)/pytest
+
+test-slow: $(STAMP) ## Tests that take more than a minute each
+	$(BIN)/pytest -m slow
 
 test-gpu: $(STAMP) ## Tests that need a CUDA device; they need no Ray
 	$(BIN)/pytest -m gpu tests/gpu

@@ -33,6 +33,11 @@ class ImageSpec(Config):
         return 1 if self.mode == "L" else 3
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return self.height, self.width, self.channels
+
+    @property
     def num_classes(self) -> int:
         """Number of classes; 0 where there are none."""
         return len(self.classes)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+from pyarrow import NativeFile, PythonFile
 from pyarrow import fs as pafs
 
+from distgen.core import stores
 from distgen.core.errors import UsageError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,18 @@ class Location:
         """The path on this machine's disk, or None for an object store."""
         return Path(self.path) if isinstance(self.filesystem, pafs.LocalFileSystem) else None
 
+    @property
+    def credentials(self) -> str:
+        """Where the credentials for this place come from, in words."""
+        return stores.credentials_of(self.filesystem)
+
     def is_file(self) -> bool:
         """Whether a file is here."""
-        return bool(self.filesystem.get_file_info(self.path).type == pafs.FileType.File)
+        return bool(self._info().type == pafs.FileType.File)
 
     def is_dir(self) -> bool:
         """Whether a folder (or, in an object store, anything below this prefix) is here."""
-        return bool(self.filesystem.get_file_info(self.path).type == pafs.FileType.Directory)
+        return bool(self._info().type == pafs.FileType.Directory)
 
     def size(self) -> int:
         """Bytes of the file here.
@@ -74,7 +84,7 @@ class Location:
         Raises:
             FileNotFoundError: No file is here.
         """
-        info = self.filesystem.get_file_info(self.path)
+        info = self._info()
         if info.type != pafs.FileType.File:
             raise FileNotFoundError(self.url)
         return int(info.size)
@@ -83,7 +93,7 @@ class Location:
         """What the folder here holds, sorted by name; empty where there is no folder."""
         selector = pafs.FileSelector(self.path, allow_not_found=True)
         try:
-            found = self.filesystem.get_file_info(selector)
+            found = self._persist(lambda: self.filesystem.get_file_info(selector))
         except NotADirectoryError:
             return []
         return [self / name for name in sorted(info.base_name for info in found)]
@@ -94,8 +104,34 @@ class Location:
         Raises:
             FileNotFoundError: No file is here.
         """
-        with self.filesystem.open_input_stream(self.path) as stream:
-            return bytes(stream.read())
+
+        def read() -> bytes:
+            with self.filesystem.open_input_stream(self.path) as stream:
+                return bytes(stream.read())
+
+        return self._persist(read)
+
+    def open_ranges(self) -> Ranges:
+        """The file, for reading parts of it from several threads.
+
+        Raises:
+            FileNotFoundError: No file is here.
+        """
+        if self.local is not None:
+            return _LocalRanges(self.local)
+        if isinstance(self.filesystem, pafs.PyFileSystem):
+            return _HttpRanges(self.filesystem.handler.fs, self.path)
+        return _StoreRanges(self.filesystem, self.path)
+
+    def open_input(self) -> NativeFile:
+        """The file as pyarrow's readers want it.
+
+        Raises:
+            FileNotFoundError: No file is here.
+        """
+        if self.local is not None:
+            return self.filesystem.open_input_file(self.path)
+        return PythonFile(_RangeFile(self.open_ranges(), self.size()), mode="r")
 
     def read_text(self) -> str:
         """The whole file as UTF-8."""
@@ -110,8 +146,12 @@ class Location:
         if self.local is not None:
             _write_durably(self.local, data)
             return
-        with self.filesystem.open_output_stream(self.path) as stream:
-            stream.write(data)
+
+        def write() -> None:
+            with self.filesystem.open_output_stream(self.path) as stream:
+                stream.write(data)
+
+        self._persist(write)
 
     def write_text(self, text: str) -> None:
         """Replace the file here by UTF-8 text, whole or not at all."""
@@ -123,20 +163,102 @@ class Location:
 
     def make_dir(self) -> Location:
         """Make the folder and those above it; returns self."""
-        self.filesystem.create_dir(self.path, recursive=True)
+        self._persist(lambda: self.filesystem.create_dir(self.path, recursive=True))
         return self
 
     def remove(self) -> None:
         """Remove the file or the folder and all below it; nothing happens where nothing is."""
-        kind = self.filesystem.get_file_info(self.path).type
+        kind = self._info().type
         if kind == pafs.FileType.Directory:
-            self.filesystem.delete_dir(self.path)
+            self._persist(lambda: self.filesystem.delete_dir(self.path))
         elif kind == pafs.FileType.File:
-            self.filesystem.delete_file(self.path)
+            self._persist(lambda: self.filesystem.delete_file(self.path))
+
+    def _info(self) -> pafs.FileInfo:
+        return self._persist(lambda: self.filesystem.get_file_info(self.path))
+
+    def _persist(self, work: Callable[[], T]) -> T:
+        """What `work` returns; where it goes over a network, tried for a while."""
+        return work() if self.local is not None else stores.reach(work)
+
+
+class Ranges(Protocol):
+    """A file whose parts several threads may read at once."""
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`; fewer only at the end of the file."""
+        ...
+
+
+class _LocalRanges:
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        data = os.pread(self._file.fileno(), size, offset)
+        while len(data) < size:  # a signal or a network disk may give less at once
+            more = os.pread(self._file.fileno(), size - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+
+class _StoreRanges:
+    def __init__(self, filesystem: pafs.FileSystem, path: str) -> None:
+        self._file: NativeFile = stores.reach(lambda: filesystem.open_input_file(path))
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return stores.reach(lambda: bytes(self._file.read_at(size, offset)))
+
+
+class _HttpRanges:
+    """Requests by themselves: through a file object, one that hangs would hold up all others."""
+
+    def __init__(self, filesystem: Any, url: str) -> None:
+        self._filesystem = filesystem
+        self._url = url
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        data: bytes = stores.reach(
+            lambda: self._filesystem.cat_file(self._url, start=offset, end=offset + size)
+        )
+        if len(data) > size:
+            raise OSError("the server sends whole files where a part was asked for")
+        return data
+
+
+class _RangeFile(io.RawIOBase):
+    """A file with a place in it, made of ranges: each read is tried for a while by itself."""
+
+    def __init__(self, ranges: Ranges, size: int) -> None:
+        self._ranges = ranges
+        self._size = size
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        self._place = base + offset
+        return self._place
+
+    def read(self, size: int = -1) -> bytes:
+        rest = max(0, self._size - self._place)
+        data = self._ranges.read_at(self._place, rest if size < 0 else min(size, rest))
+        self._place += len(data)
+        return data
 
 
 def locate(url: str | os.PathLike[str]) -> Location:
-    """The place that a path or URL (`file://`, `s3://`, `gs://`) names; nothing need be there.
+    """The place that a path or URL (`s3://`, `gs://`, `https://`) names; nothing need be there.
 
     Raises:
         UsageError: The scheme is unknown or the URL is malformed.
@@ -146,14 +268,14 @@ def locate(url: str | os.PathLike[str]) -> Location:
         path = os.path.abspath(os.path.expanduser(text))
         return Location(pafs.LocalFileSystem(), path, path)
     try:
-        filesystem, path = pafs.FileSystem.from_uri(text)
+        filesystem, path = stores.open_store(text)
         if not path:
             raise ValueError("it names no bucket")
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{text!r} does not name a place that can be read.",
             cause=str(error),
-            remedy="use a path, s3://bucket/path or gs://bucket/path",
+            remedy="use a path, s3://bucket/path, gs://bucket/path or https://host/path",
         ) from error
     path = path.rstrip("/")
     if isinstance(filesystem, pafs.LocalFileSystem):

@@ -1,6 +1,7 @@
 """Shard sets: building them, and streaming them in an order that ranks do not change."""
 
 from distgen.data.build import Built, build
+from distgen.data.config import DataConfig
 from distgen.data.index import (
     Manifest,
     ShardSet,
@@ -8,8 +9,9 @@ from distgen.data.index import (
     open_shard_set,
     splits_of,
 )
+from distgen.data.loader import Batch, read_labels, read_samples
 from distgen.data.pack import SetWriter
-from distgen.data.stream import Batch, DataConfig, Stream, read_labels, read_samples
+from distgen.data.stream import Stream
 
 __all__ = [
     "Batch",

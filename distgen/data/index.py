@@ -339,7 +339,7 @@ class IndexReader:
     def _source(self) -> pa.NativeFile:
         expected = self._set.manifest.index
         if expected.bytes > INDEX_WHOLE_BYTES:
-            return self._place.filesystem.open_input_file(self._place.path)
+            return self._place.open_input()
         data = self._place.read_bytes()
         if sha256_of(data) != expected.sha256:
             raise self._damaged("its SHA-256 is not the one in the manifest")

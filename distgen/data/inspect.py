@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from distgen.core.errors import DataError, UsageError, did_you_mean
 from distgen.core.storage import Location, sha256_of
 from distgen.data.index import INDEX_NAME, IndexReader, ShardSet
-from distgen.data.stream import read_labels, read_samples
+from distgen.data.loader import read_labels, read_samples
 
 INSPECTED_PICTURES = 10_000
 MAX_PREVIEW = 1024
@@ -218,7 +218,7 @@ def _hash(place: Location, report: Callable[[int], None]) -> tuple[int, str]:
     """Size and SHA-256 of a file."""
     digest = hashlib.sha256()
     size = 0
-    with place.filesystem.open_input_stream(place.path) as stream:
+    with place.open_input() as stream:
         while data := stream.read(_READ_BYTES):
             digest.update(data)
             size += len(data)
@@ -232,7 +232,7 @@ def _damaged_members(place: Location, rows: pa.Table) -> Iterator[Problem]:
         name: rows.column(name).to_pylist() for name in rows.schema.names
     }
     fields = sorted(name.removesuffix(".crc32") for name in columns if name.endswith(".crc32"))
-    with place.filesystem.open_input_file(place.path) as file:
+    with place.open_input() as file:
         for row, key in enumerate(columns["key"]):
             for name in fields:
                 begin, size = columns[f"{name}.offset"][row], columns[f"{name}.size"][row]

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from pyarrow import NativeFile
 
 from distgen.core.errors import DataError
-from distgen.core.storage import Location
+from distgen.core.storage import Ranges
 from distgen.data.decode import decode_into
 from distgen.data.index import IndexReader, ShardSet
+from distgen.data.pages import Pages
 
 # Bytes between two wanted samples that are read along rather than skipped: what is cheaper than a
-# second request, on a disk and in an object store.
+# second call.
 LOCAL_GAP = 4096
-REMOTE_GAP = 1 << 20
 MAX_SPAN = 32 << 20
 MAX_OPEN_SHARDS = 256
+READ_AHEAD_MIB = 1024
 
 
 class Span(NamedTuple):
@@ -63,14 +62,19 @@ def spans(offsets: np.ndarray, sizes: np.ndarray, gap: int, max_span: int = MAX_
 
 
 class SampleReader:
-    """Reads samples of one shard set. Thread-safe; opens shards as they are needed."""
+    """Reads samples of one shard set. Thread-safe; opens shards as they are needed.
 
-    def __init__(self, shard_set: ShardSet) -> None:
+    Args:
+        shard_set: What to read.
+        read_ahead_mib: Memory in MiB for bytes of a remote set that are fetched ahead.
+    """
+
+    def __init__(self, shard_set: ShardSet, read_ahead_mib: int = READ_AHEAD_MIB) -> None:
         self._set = shard_set
         self._index = IndexReader(shard_set)
-        local = shard_set.location.local is not None
-        self._gap = LOCAL_GAP if local else REMOTE_GAP
-        self._files: OrderedDict[int, _File] = OrderedDict()
+        remote = shard_set.location.local is None
+        self._pages = Pages(self._fetch, read_ahead_mib << 20) if remote else None
+        self._files: OrderedDict[int, Ranges] = OrderedDict()
         self._lock = threading.Lock()
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
@@ -87,24 +91,37 @@ class SampleReader:
             DataError: Bytes are missing, cannot be read, or are not what the index says.
         """
         result: list[bytes | memoryview] = [b""] * len(indices)
+        self._begin(indices, reads=0)
         for shard, places, rows in self._by_shard(indices):
             index = self._index.rows(shard)
-            offsets, sizes = index.offset[rows], index.size[rows]
-            begins, lengths, sums = offsets.tolist(), sizes.tolist(), index.crc32[rows].tolist()
+            offsets, sizes, sums = index.offset[rows], index.size[rows], index.crc32[rows].tolist()
             slots = places.tolist()
-            file = self._file(shard)
-            for span in spans(offsets, sizes, self._gap):
-                data = self._read(file, shard, span)
-                for member in span.members:
-                    begin = begins[member] - span.start
-                    picture = _part(data, begin, begin + lengths[member])
-                    if zlib.crc32(picture) != sums[member]:
-                        raise self._damaged(shard, int(rows[member]), len(picture))
-                    result[slots[member]] = picture
+            pictures = (
+                self._from_spans(shard, offsets, sizes)
+                if self._pages is None
+                else self._from_pages(self._pages, shard, offsets, sizes)
+            )
+            for member, picture in pictures:
+                if zlib.crc32(picture) != sums[member]:
+                    picture = self._again(shard, int(rows[member]))
+                result[slots[member]] = picture
         return result
 
-    def decode(self, indices: np.ndarray, out_nhwc: np.ndarray) -> None:
-        """Read and decode pictures into `out_nhwc`, uint8 [n, H, W, C].
+    def expect(self, indices: np.ndarray) -> None:
+        """Begin to fetch samples of a remote set that will be read once; others wait till then.
+
+        Raises:
+            DataError: The index is damaged.
+        """
+        self._begin(indices, reads=1)
+
+    def expect_nothing(self) -> None:
+        """Take back what was expected, because reading goes on elsewhere."""
+        if self._pages is not None:
+            self._pages.expect_nothing()
+
+    def decode(self, indices: np.ndarray, out_nhwc: Iterable[np.ndarray]) -> None:
+        """Read and decode pictures into `out_nhwc`, uint8 [n, H, W, C] or as many [H, W, C].
 
         Raises:
             DataError: Bytes are missing, damaged, or no picture of the set's size.
@@ -121,9 +138,43 @@ class SampleReader:
 
     def close(self) -> None:
         """Close the files that are open."""
+        if self._pages is not None:
+            self._pages.close()
         with self._lock:
             self._files.clear()
         self._index.close()
+
+    def _begin(self, indices: np.ndarray, reads: int) -> None:
+        if self._pages is None:
+            return
+        for shard, _, rows in self._by_shard(indices):
+            index = self._index.rows(shard)
+            begins = index.offset[rows].tolist()
+            ends = (index.offset[rows] + index.size[rows]).tolist()
+            ranges = zip(begins, ends, strict=True)
+            self._pages.expect(shard, ranges, self._bytes(shard), reads=reads)
+
+    def _from_spans(
+        self, shard: int, offsets: np.ndarray, sizes: np.ndarray
+    ) -> Iterator[tuple[int, bytes | memoryview]]:
+        """Pictures of a shard on this machine, each with its place in the request."""
+        begins, lengths = offsets.tolist(), sizes.tolist()
+        for span in spans(offsets, sizes, LOCAL_GAP):
+            data = self._fetch(shard, span.start, span.stop)
+            for member in span.members:
+                begin = begins[member] - span.start
+                yield member, _part(data, begin, begin + lengths[member])
+
+    def _from_pages(
+        self, pages: Pages, shard: int, offsets: np.ndarray, sizes: np.ndarray
+    ) -> Iterator[tuple[int, bytes | memoryview]]:
+        """Pictures of a shard in a store, each with its place in the request."""
+        ends = (offsets + sizes).tolist()
+        for member, (begin, end) in enumerate(zip(offsets.tolist(), ends, strict=True)):
+            yield member, pages.read(shard, begin, end, self._bytes(shard))
+
+    def _bytes(self, shard: int) -> int:
+        return self._set.manifest.shards[shard].bytes
 
     def _by_shard(self, indices: np.ndarray) -> Sequence[tuple[int, np.ndarray, np.ndarray]]:
         """Shards that hold these samples: their number, places in `indices`, rows in the shard."""
@@ -134,23 +185,32 @@ class SampleReader:
             for places in [np.flatnonzero(shards == shard)]
         ]
 
-    def _read(self, file: _File, shard: int, span: Span) -> bytes:
+    def _fetch(self, shard: int, start: int, stop: int) -> bytes:
+        """The bytes of a shard from `start` to `stop`, which is not among them."""
         try:
-            data = file.read_at(span.start, span.stop - span.start)
+            data = self._file(shard).read_at(start, stop - start)
         except OSError as error:
-            part = f", bytes {span.start} to {span.stop}"
-            raise self._unreadable(shard, part, error) from error
-        if len(data) != span.stop - span.start:
+            raise self._unreadable(shard, f", bytes {start} to {stop}", error) from error
+        if len(data) != stop - start:
             raise DataError(
                 "A shard of this set is cut short.",
                 where=str(self._set.shard(shard)),
-                cause=f"it ends at byte {span.start + len(data)}, "
-                f"but the index names bytes up to {span.stop}",
+                cause=f"it ends at byte {start + len(data)}, "
+                f"but the index names bytes up to {stop}",
                 remedy=f"distgen data verify {self._set.location}",
             )
         return data
 
-    def _file(self, shard: int) -> _File:
+    def _again(self, shard: int, row: int) -> bytes:
+        """A sample whose bytes came wrong, once more: a network may have spoilt them on the way."""
+        index = self._index.rows(shard)
+        begin, size = int(index.offset[row]), int(index.size[row])
+        data = self._fetch(shard, begin, begin + size)
+        if zlib.crc32(data) != int(index.crc32[row]):
+            raise self._damaged(shard, row, size)
+        return data
+
+    def _file(self, shard: int) -> Ranges:
         with self._lock:
             file = self._files.get(shard)
             if file is None:
@@ -161,10 +221,10 @@ class SampleReader:
             self._files.move_to_end(shard)
             return file
 
-    def _open(self, shard: int) -> _File:
+    def _open(self, shard: int) -> Ranges:
         place = self._set.shard(shard)
         try:
-            return _LocalFile(place) if place.local is not None else _RemoteFile(place)
+            return place.open_ranges()
         except FileNotFoundError as error:
             raise DataError(
                 "A shard of this set is missing.",
@@ -178,9 +238,13 @@ class SampleReader:
         return DataError(
             "A shard of this set cannot be read.",
             where=f"{self._set.shard(shard)}{part}",
-            cause=str(error),
+            cause=f"{error}{self._asked_as()}",
             remedy=f"distgen data verify {self._set.location}",
         )
+
+    def _asked_as(self) -> str:
+        location = self._set.location
+        return "" if location.local is not None else f" (credentials: {location.credentials})"
 
     def _damaged(self, shard: int, row: int, size: int) -> DataError:
         return self._sample_error(
@@ -205,33 +269,3 @@ class SampleReader:
 def _part(data: bytes, begin: int, end: int) -> bytes | memoryview:
     """A part of a span, without a copy."""
     return data if len(data) == end - begin else memoryview(data)[begin:end]
-
-
-class _File(Protocol):
-    """A file that several threads may read at any place."""
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes from `offset`; fewer only at the end of the file."""
-        ...
-
-
-class _LocalFile:
-    def __init__(self, place: Location) -> None:
-        self._file = open(place.path, "rb", buffering=0)  # noqa: PTH123, SIM115
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        data = os.pread(self._file.fileno(), size, offset)
-        while len(data) < size:  # a signal or a network disk may give less at once
-            more = os.pread(self._file.fileno(), size - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
-        return data
-
-
-class _RemoteFile:
-    def __init__(self, place: Location) -> None:
-        self._file: NativeFile = place.filesystem.open_input_file(place.path)
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        return bytes(self._file.read_at(size, offset))

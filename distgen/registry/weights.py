@@ -130,7 +130,7 @@ def _read_header(
     place: Location,
 ) -> tuple[dict[str, tuple[TensorSpec, tuple[int, int]]], int]:
     """Each tensor's spec and byte range, and where the values start."""
-    with place.filesystem.open_input_stream(place.path) as stream:
+    with place.open_input() as stream:
         prefix = bytes(stream.read(_LENGTH_BYTES))
         length = int.from_bytes(prefix, "little")
         if len(prefix) < _LENGTH_BYTES or not 2 <= length <= MAX_HEADER_BYTES:

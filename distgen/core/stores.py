@@ -1,0 +1,144 @@
+"""Object stores: how they are reached, which of their errors pass, and who they take us for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from configparser import ConfigParser, Error
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+from pyarrow import fs as pafs
+
+from distgen.core.retry import Patience, persist
+
+T = TypeVar("T")
+
+PATIENCE = Patience()
+"""With stores that do not answer, or say that they cannot just now."""
+
+# What no second try will change. All else passes sooner or later: overload, cut connections, name
+# servers, and whatever a store's next version calls its bad moments.
+_FINAL = (
+    "ACCESS_DENIED",
+    "INVALID_ACCESS_KEY_ID",
+    "INVALID_CLIENT_TOKEN_ID",
+    "INVALID_SIGNATURE",
+    "SIGNATURE_DOES_NOT_MATCH",
+    "UNRECOGNIZED_CLIENT",
+    "NO_SUCH_BUCKET",
+    "NO_SUCH_KEY",
+    "RESOURCE_NOT_FOUND",
+    "VALIDATION",
+    "ExpiredToken",
+    "InvalidToken",
+    "HTTP status 400",
+    "HTTP status 401",
+    "HTTP status 403",
+    "HTTP status 404",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "NOT_FOUND",
+)
+_S3_OPTIONS = ("endpoint_override", "region", "scheme")
+
+
+def open_store(url: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a URL, and the path in it.
+
+    Raises:
+        ValueError, OSError: The URL cannot be used; the text says why.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme == "s3":
+        return _open_s3(url)
+    if scheme in ("http", "https"):
+        import fsspec
+
+        return pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem(scheme))), url
+    filesystem, path = pafs.FileSystem.from_uri(url)
+    return filesystem, path
+
+
+def reach(work: Callable[[], T]) -> T:
+    """What `work` returns from a store, tried for a while.
+
+    Raises:
+        OSError: The store refused, or did not answer in time.
+    """
+    return persist(lambda: _with_os_errors(work), is_transient, PATIENCE)
+
+
+def is_transient(error: OSError) -> bool:
+    """Whether trying again may help."""
+    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+        return False
+    text = str(error)
+    return not any(mark in text for mark in _FINAL)
+
+
+def credentials_of(filesystem: pafs.FileSystem) -> str:
+    """Where the credentials for a store come from, in words; never what they are."""
+    if isinstance(filesystem, pafs.S3FileSystem):
+        return _s3_credentials()
+    if isinstance(filesystem, pafs.GcsFileSystem):
+        named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+        return f"the file {named}" if named else "Google's defaults for this machine"
+    return "none"
+
+
+def _with_os_errors(work: Callable[[], T]) -> T:
+    import aiohttp
+
+    try:
+        return work()
+    except aiohttp.ClientResponseError as error:
+        raise OSError(f"HTTP status {error.status}: {error.message}") from error
+    except aiohttp.ClientError as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def _open_s3(url: str) -> tuple[pafs.FileSystem, str]:
+    parts = urlsplit(url)
+    if parts.username or parts.password:
+        raise ValueError("credentials do not belong into a URL; put them into the environment")
+    options = dict(parse_qsl(parts.query))
+    unknown = sorted(set(options) - set(_S3_OPTIONS))
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is no option; there are {', '.join(_S3_OPTIONS)}")
+    bucket = parts.netloc
+    if not bucket:
+        raise ValueError("it names no bucket")
+    if not options.keys() & {"region", "endpoint_override"} and not _has_region():
+        options["region"] = pafs.resolve_s3_region(bucket)
+    # One try at a time: how often and how long to try is decided in one place, by `persist`.
+    once = pafs.AwsStandardS3RetryStrategy(max_attempts=1)
+    filesystem = pafs.S3FileSystem(
+        **options,
+        connect_timeout=10,
+        request_timeout=PATIENCE.attempt_s,
+        retry_strategy=once,
+        allow_bucket_creation=False,
+    )
+    return filesystem, f"{bucket}{parts.path}"
+
+
+def _has_region() -> bool:
+    names = ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+    return any(os.environ.get(name) for name in names)
+
+
+def _s3_credentials() -> str:
+    if os.environ.get("AWS_ACCESS_KEY_ID"):
+        return "the environment (AWS_ACCESS_KEY_ID)"
+    profile = os.environ.get("AWS_PROFILE") or "default"
+    file = os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"
+    parser = ConfigParser()
+    try:
+        parser.read(Path(file).expanduser())
+    except Error:
+        return f"{file}, which cannot be read"
+    if parser.has_section(profile):
+        return f"the profile {profile!r} in {file}"
+    return "this machine's role (nothing in the environment, no profile)"

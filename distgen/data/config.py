@@ -1,0 +1,79 @@
+"""The `data` section of a job file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from distgen.core.config import Config
+from distgen.data.cache import CACHE_BUDGET_MIB, Cache
+
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class AugmentConfig(Config):
+    """Random changes to training pictures, drawn from (seed, epoch, sample); all are off at 0.
+
+    Figures are limits: how much a picture gets is drawn evenly up to them, in both directions.
+    Evaluation sees pictures as they are.
+    """
+
+    flip: Share = 0.0
+    """Share of pictures that are mirrored left to right; 0.5 is usual."""
+    shift: NonNegativeInt = 0
+    """Pixels by which pictures move, whole ones: with `padding`, the random crop of a padded
+    picture."""
+    padding: Literal["reflect", "edge", "zero"] = "reflect"
+    """What comes into the picture from outside: its mirror image, its last pixels, or grey."""
+    rotate: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
+    """Degrees about the middle."""
+    crop: Annotated[float, Field(ge=0.0, le=0.9)] = 0.0
+    """Share of both sides that is cut away; the rest is enlarged to the full size."""
+    brightness: Share = 0.0
+    """Share of the range from black to white that is added or taken."""
+    contrast: Share = 0.0
+    """Share by which distances to grey grow or shrink."""
+    saturation: Share = 0.0
+    """Share by which colours grow or fade."""
+    cutout: Share = 0.0
+    """Side of a grey square that covers a part of each picture, as a share of the smaller side."""
+
+    @property
+    def resamples(self) -> bool:
+        """Whether pixels are interpolated."""
+        return bool(self.rotate or self.crop)
+
+    @property
+    def recolours(self) -> bool:
+        """Whether colours change."""
+        return bool(self.brightness or self.contrast or self.saturation)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything happens at all."""
+        moves = bool(self.flip or self.shift or self.cutout)
+        return moves or self.resamples or self.recolours
+
+
+class DataConfig(Config):
+    """Where the pictures come from and how they are delivered."""
+
+    shards: Annotated[str, Field(min_length=1)]
+    """Path or URL of a shard set; a split is a subfolder (`train`, `test`)."""
+    lanes: PositiveInt = 64
+    """Places of the set that are read side by side; part of the order."""
+    shuffle_window: PositiveInt = 16_384
+    """Samples, over all lanes, among which neighbours are shuffled; part of the order."""
+    decode_threads: PositiveInt = 2
+    """Threads of each worker that read and decode."""
+    prefetch_batches: PositiveInt = 4
+    """Batches that are made ready ahead of training."""
+    cache: Cache = "auto"
+    """Keep decoded pictures in memory that the workers of a host share: `memory` as many as fit
+    the budget, `auto` all or none, `none` none."""
+    cache_budget_mib: NonNegativeInt = CACHE_BUDGET_MIB
+    """Memory of each host, in MiB, for decoded pictures."""
+    augment: AugmentConfig = AugmentConfig()
+    """Random changes to the pictures, made on the device."""
