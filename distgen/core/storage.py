@@ -120,7 +120,7 @@ class Location:
         if self.local is not None:
             return _LocalRanges(self.local)
         if isinstance(self.filesystem, pafs.PyFileSystem):
-            return _HttpRanges(self.filesystem.handler.fs, self.path)
+            return _WebRanges(self.path)
         return _StoreRanges(self.filesystem, self.path)
 
     def open_input(self) -> NativeFile:
@@ -212,20 +212,14 @@ class _StoreRanges:
         return stores.reach(lambda: bytes(self._file.read_at(size, offset)))
 
 
-class _HttpRanges:
-    """Requests by themselves: through a file object, one that hangs would hold up all others."""
+class _WebRanges:
+    def __init__(self, url: str) -> None:
+        from distgen.core.web import WebFile  # few need it, and all would wait for httpx
 
-    def __init__(self, filesystem: Any, url: str) -> None:
-        self._filesystem = filesystem
-        self._url = url
+        self._file = WebFile(url)
 
     def read_at(self, offset: int, size: int) -> bytes:
-        data: bytes = stores.reach(
-            lambda: self._filesystem.cat_file(self._url, start=offset, end=offset + size)
-        )
-        if len(data) > size:
-            raise OSError("the server sends whole files where a part was asked for")
-        return data
+        return stores.reach(lambda: self._file.read_at(offset, size))
 
 
 class _RangeFile(io.RawIOBase):

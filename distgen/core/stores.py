@@ -54,9 +54,9 @@ def open_store(url: str) -> tuple[pafs.FileSystem, str]:
     if scheme == "s3":
         return _open_s3(url)
     if scheme in ("http", "https"):
-        import fsspec
+        from distgen.core.web import WebHandler  # few need it, and all would wait for httpx
 
-        return pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem(scheme))), url
+        return pafs.PyFileSystem(WebHandler()), url
     filesystem, path = pafs.FileSystem.from_uri(url)
     return filesystem, path
 
@@ -67,7 +67,7 @@ def reach(work: Callable[[], T]) -> T:
     Raises:
         OSError: The store refused, or did not answer in time.
     """
-    return persist(lambda: _with_os_errors(work), is_transient, PATIENCE)
+    return persist(work, is_transient, PATIENCE)
 
 
 def is_transient(error: OSError) -> bool:
@@ -86,17 +86,6 @@ def credentials_of(filesystem: pafs.FileSystem) -> str:
         named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
         return f"the file {named}" if named else "Google's defaults for this machine"
     return "none"
-
-
-def _with_os_errors(work: Callable[[], T]) -> T:
-    import aiohttp
-
-    try:
-        return work()
-    except aiohttp.ClientResponseError as error:
-        raise OSError(f"HTTP status {error.status}: {error.message}") from error
-    except aiohttp.ClientError as error:
-        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def _open_s3(url: str) -> tuple[pafs.FileSystem, str]:

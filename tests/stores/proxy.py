@@ -46,6 +46,8 @@ class Fault:
     """Bytes that are missing from the body and from its Content-Length."""
     flip: bool = False
     """Change a bit in the middle of the body."""
+    whole: bool = False
+    """Send the whole file where a part was asked for."""
 
 
 Misbehaviour = Callable[[Request], Fault | None]
@@ -127,7 +129,8 @@ class FaultProxy:
 
             def _forward(self, fault: Fault, body: bytes | None) -> None:
                 upstream = HTTPConnection("127.0.0.1", proxy.upstream, timeout=60)
-                kept = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
+                left_out = {"connection", "range"} if fault.whole else {"connection"}
+                kept = {k: v for k, v in self.headers.items() if k.lower() not in left_out}
                 upstream.request(self.command, self.path, body, kept)
                 answer = upstream.getresponse()
                 data = answer.read()

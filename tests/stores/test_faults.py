@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from distgen.core.errors import DataError
-from distgen.data import Stream, open_shard_set
-from tests.stores.conftest import Store
+from distgen.data import Stream, open_shard_set, pages
+from tests.stores.conftest import BUCKET, Store
 from tests.stores.proxy import Fault, FaultProxy, Request
 from tests.unit.data.conftest import Made
 
@@ -41,6 +41,26 @@ def test_set_in_a_store_is_the_set_on_the_disk(uploaded: Upload) -> None:
     assert np.array_equal(images, made.images_nhwc)
     assert np.array_equal(labels, made.labels_n)
     assert open_shard_set(url).fingerprint == made.shard_set.fingerprint
+
+
+@pytest.mark.parametrize("fault", [Fault(), Fault(status=503), Fault(cut_after=0.5)])
+def test_set_behind_a_web_server_is_the_set_on_the_disk(
+    fault: Fault, uploaded: Upload, proxy: FaultProxy
+) -> None:
+    made, _ = uploaded("web")
+    proxy.misbehaviour = lambda r: fault if r.number == 0 else None
+    images, _ = epoch(f"http://127.0.0.1:{proxy.port}/{BUCKET}/web")
+    assert np.array_equal(images, made.images_nhwc)
+
+
+def test_web_server_without_ranges_is_refused(
+    uploaded: Upload, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "PAGE_BYTES", 1000)
+    uploaded("whole")
+    proxy.misbehaviour = lambda _: Fault(whole=True)
+    with pytest.raises(DataError, match="whole files where a part was asked for"):
+        epoch(f"http://127.0.0.1:{proxy.port}/{BUCKET}/whole")
 
 
 @pytest.mark.parametrize(
