@@ -9,7 +9,6 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from distgen.core.config import Config
 from distgen.data.cache import CACHE_BUDGET_MIB, Cache
 
-
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,6 +17,7 @@ from distgen.core.seeding import derive
 from distgen.core.storage import Location, sha256_of
 from distgen.core.world import World
 from distgen.data import Batch, Stream, has_split, open_shard_set
+from distgen.data.augment import augment
 from distgen.metrics.card import Card, evaluate_card
 from distgen.models import FAMILIES, build_networks
 from distgen.objectives import build_objective
@@ -153,6 +155,9 @@ class Trainer:
         images = images.to(self.device, non_blocking=True)
         # NHWC bytes seen as NCHW are channels_last already.
         images = images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+        places = np.arange(self.world.rank, config.batch_size, self.world.size) + self.images_seen
+        epochs = places // self.shard_set.num_samples
+        images = augment(images, batch.indices_n, epochs, self.job.data.augment, config.seed)
         return TrainBatch(
             images_nchw=images,
             labels_n=labels.to(self.device, non_blocking=True) if self.spec.classes else None,

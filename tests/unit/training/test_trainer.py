@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from distgen.core.errors import DataError, PreemptedError, TrainingError
 from distgen.core.storage import locate
+from distgen.data.config import AugmentConfig
 from distgen.registry.bundle import load_bundle
 from distgen.training import checkpoint, trainer
 from distgen.training.collective import Collective
@@ -60,6 +61,23 @@ def test_resume_equals_uninterrupted(family, stop_at, make_job, start):
     losses = [[row["losses"] for row in r.metrics() if row["stage"] == "train"]
               for r in (whole, broken)]  # fmt: skip
     assert losses[0] == losses[1], "the curves of a resumed run must be those of a whole one"
+
+
+def test_augmented_pictures_are_the_same_after_a_resume(make_job, start):
+    def augmented(name):
+        job = make_job("vae", name)
+        augment = AugmentConfig(flip=0.5, shift=1, rotate=10, brightness=0.1)
+        return job.model_copy(update={"data": job.data.model_copy(update={"augment": augment})})
+
+    plain, whole = start(make_job("vae", "plain")), start(augmented("whole"))
+    train(plain.job())
+    train(whole.job())
+    broken = start(augmented("broken"))
+    with pytest.raises(PreemptedError):
+        train(broken.job(), on_tick=StopAt(160))
+    train(broken.job())
+    assert weights(broken) == weights(whole)
+    assert weights(whole) != weights(plain)
 
 
 def test_a_long_run_hears_of_a_stop_long_before_its_next_point(make_job, start, monkeypatch):
