@@ -17,7 +17,7 @@ class Patience:
     """How long something is tried. All in seconds."""
 
     deadline_s: float = 120.0
-    """From the first try; after it the last error is raised."""
+    """From the first try to the start of the last one, whose error is raised."""
     attempt_s: float = 30.0
     """One try; a try that is still silent then counts as failed."""
     first_pause_s: float = 0.2
@@ -40,8 +40,7 @@ def persist(
     pause_s = patience.first_pause_s
     while True:
         try:
-            remaining_s = max(0.001, deadline - time.monotonic())
-            return _within(work, min(patience.attempt_s, remaining_s))
+            return _within(work, patience.attempt_s)
         except OSError as error:
             # Many readers that failed together must not come back together.
             wait_s = random.uniform(0.5, 1.5) * pause_s
@@ -67,5 +66,5 @@ def _within(work: Callable[[], T], limit_s: float) -> T:
     if errors:
         raise errors[0]
     if not results:
-        raise TimeoutError(f"no answer within {limit_s:.0f} s")
+        raise TimeoutError(f"no answer within {limit_s:g} s")
     return results[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from configparser import ConfigParser, Error
@@ -72,7 +73,8 @@ def reach(work: Callable[[], T]) -> T:
 
 def is_transient(error: OSError) -> bool:
     """Whether trying again may help."""
-    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+    final = FileNotFoundError | PermissionError | IsADirectoryError | io.UnsupportedOperation
+    if isinstance(error, final):
         return False
     text = str(error)
     return not any(mark in text for mark in _FINAL)

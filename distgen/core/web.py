@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import os
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -46,7 +47,7 @@ class WebFile:
         if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             return b""
         if answer.status_code != httpx.codes.PARTIAL_CONTENT and len(answer.content) > size:
-            raise OSError("the server sends whole files where a part was asked for")
+            raise io.UnsupportedOperation("the server sends whole files where a part was asked for")
         return answer.content
 
     def _ask(self, method: str, headers: dict[str, str] | None = None) -> httpx.Response:
@@ -92,7 +93,7 @@ class WebHandler(pafs.FileSystemHandler):  # type: ignore[misc]
         return path
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise OSError(errno.EROFS, "web servers are read from, and not written to")
+        raise io.UnsupportedOperation("web servers are read from, and not written to")
 
     create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = _refuse
     delete_file = move = copy_file = open_output_stream = open_append_stream = _refuse

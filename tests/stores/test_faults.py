@@ -102,7 +102,7 @@ def test_bytes_spoilt_on_the_way_are_fetched_again(
         (Fault(status=500), "INTERNAL_FAILURE"),
         (Fault(cut_after=0.5), "NETWORK_CONNECTION"),
         (Fault(stall_s=30.0), "no answer within"),
-        (Fault(status=400, code="ExpiredToken"), "ExpiredToken"),
+        (Fault(status=400, code="ExpiredToken"), "HTTP status 400"),
         (Fault(status=403, code="AccessDenied"), "ACCESS_DENIED"),
     ],
     ids=["error 500", "cut", "stall", "expired", "denied"],
