@@ -2,18 +2,22 @@
 
 The rules, in the order in which they apply:
 
-* Formats: PNG, JPEG, WebP, GIF, BMP, TIFF, PPM. An animation gives its first frame.
-* More than 178 million pixels: rejected.
+* Formats: PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, told by content and not by name. An animation gives
+  its first frame.
+* More than 178 million pixels, an empty or a truncated file, other content: rejected.
 * EXIF orientation is applied, so that the picture is stored the way a viewer shows it.
 * 16 bits per channel become 8 by x * 255 / 65535, rounded (16-bit colour: Pillow's high byte);
   1 bit becomes 0 or 255; floating point has no defined white and is rejected.
-* Transparency is laid over white. Palettes, CMYK, YCbCr, Lab and HSV become RGB; embedded colour
-  profiles are not applied. RGB becomes grey by ITU-R 601 luma.
+* An embedded ICC profile is converted to sRGB (relative colorimetric) where it is not sRGB already,
+  which is where it would change a colour by more than 2 of 255; one that cannot be read, or that
+  is made for other channels than the picture's, is ignored.
+* Transparency is laid over white. Palettes, CMYK, YCbCr, Lab and HSV become RGB. RGB becomes
+  grey by ITU-R 601 luma.
 * Size: Lanczos to reduce, bicubic to enlarge.
     `crop`: scaled until the shorter side fits, then cut around the centre;
     `pad`: scaled until the longer side fits, never enlarged, then centred on black;
     `stretch`: scaled to the size, whatever that does to the proportions.
-* A JPEG that is already of the right size, mode and orientation is kept byte for byte.
+* A JPEG that is already of the right size, mode, orientation and colours is kept byte for byte.
 * What came as JPEG is stored as JPEG (quality 95, 4:4:4 unless asked otherwise), all else as PNG.
 """
 
@@ -29,7 +33,7 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from distgen.core.spec import Mode
-from distgen.data import png
+from distgen.data import colour, png
 from distgen.data.decode import JPEG_MAGIC, decode_into
 
 Fit = Literal["crop", "pad", "stretch"]
@@ -42,7 +46,7 @@ SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
 )
 MAX_PIXELS = 178_956_970  # what Pillow takes for a decompression bomb at 3 bytes per pixel
-GREY_MODES = frozenset(("1", "L", "I", "I;16", "I;16L", "I;16B", "I;16N"))
+GREY_MODES = frozenset(("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N"))
 
 _EXIF_ORIENTATION = 0x0112
 _TOO_LARGE = f"it has more than {MAX_PIXELS:,} pixels"
@@ -97,7 +101,7 @@ def convert(picture: bytes | np.ndarray, target: Target) -> Encoded:
             lossy = image.format == "JPEG"
             image.load()
             upright = ImageOps.exif_transpose(image)
-            resized = resize(to_mode(upright, target.mode), target)
+            resized = resize(to_mode(colour.to_srgb(upright), target.mode), target)
     except RejectedError:
         raise
     except Exception as error:  # a damaged file makes Pillow's plugins raise anything
@@ -185,7 +189,7 @@ def _convert_pixels(pixels: np.ndarray, target: Target) -> Encoded:
 
 
 def _fits_already(picture: bytes, target: Target) -> bool:
-    """Whether these bytes are a sound JPEG of the target's size, mode and orientation."""
+    """Whether these bytes are a sound JPEG of the target's size, mode, orientation, in sRGB."""
     if picture[:2] != JPEG_MAGIC:
         return False
     try:
@@ -193,6 +197,8 @@ def _fits_already(picture: bytes, target: Target) -> bool:
             if (image.width, image.height) != (target.width, target.height):
                 return False
             if image.mode != target.mode or _orientation(image) != 1:
+                return False
+            if not colour.is_srgb(image):
                 return False
         channels = 1 if target.mode == "L" else 3
         decode_into(picture, np.empty((target.height, target.width, channels), np.uint8))

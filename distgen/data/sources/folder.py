@@ -36,7 +36,8 @@ class FolderSource:
         if set(children) != set(self.splits) or "train" not in children:
             self.splits = ()
         roots = [path / split for split in self.splits] or [path]
-        self._files = {root: list(_walk(root)) for root in roots}
+        self._closed: dict[Path, str] = {}
+        self._files = {root: list(_walk(root, self._closed)) for root in roots}
         files = [(root, file) for root, found in self._files.items() for file in found]
         names = {_class_of(root, file) for root, file in files} - {None}
         self.classes = tuple(sorted((n for n in names if n is not None), key=_natural))
@@ -54,14 +55,22 @@ class FolderSource:
         for file in self._files[root]:
             label = labels.get(_class_of(root, file) or "", -1)
             key = key_of(file.relative_to(root).as_posix())
-            items.append(Item(key, str(file), label, file, _refusal(file, label, labels)))
+            refusal = self._closed.get(file) or _refusal(file, label, labels)
+            items.append(Item(key, str(file), label, file, refusal))
         return sort_items(items)
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """All visible files below a folder, each folder once, however links run."""
+def _walk(root: Path, closed: dict[Path, str]) -> Iterator[Path]:
+    """All visible files below a folder, each folder once, however links run.
+
+    Folders that cannot be listed are among them; `closed` is told why.
+    """
     seen: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+
+    def on_error(error: OSError) -> None:
+        closed[Path(error.filename)] = f"the folder cannot be listed: {error.strerror}"
+
+    for folder, folders, files in os.walk(root, onerror=on_error, followlinks=True):
         status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
@@ -69,6 +78,7 @@ def _walk(root: Path) -> Iterator[Path]:
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(folder, name) for name in sorted(files) if not name.startswith("."))
+    yield from (path for path in sorted(closed) if path.is_relative_to(root))
 
 
 def _visible(path: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +45,10 @@ class Item:
         if isinstance(self.content, np.ndarray):
             return self.content
         try:
-            if self.content.stat().st_size > MAX_FILE_BYTES:
-                raise RejectedError(f"the file is larger than {MAX_FILE_BYTES} bytes")
+            _check_file(self.content)
             return self.content.read_bytes()
         except OSError as error:
-            raise RejectedError(f"the file cannot be read: {error.strerror}") from error
+            raise _unreadable(error) from error
 
     def header(self) -> Header:
         """Size and colour, read without decoding pixels.
@@ -61,7 +61,23 @@ class Item:
         if isinstance(self.content, np.ndarray):
             height, width = self.content.shape[:2]
             return Header(height, width, grey=self.content.ndim == 2)
+        try:
+            _check_file(self.content)
+        except OSError as error:
+            raise _unreadable(error) from error
         return read_header(self.content)
+
+
+def _check_file(path: Path) -> None:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for whoever writes into it
+        raise RejectedError("it is not a regular file")
+    if status.st_size > MAX_FILE_BYTES:
+        raise RejectedError(f"the file is larger than {MAX_FILE_BYTES} bytes")
+
+
+def _unreadable(error: OSError) -> RejectedError:
+    return RejectedError(f"the file cannot be read: {error.strerror}")
 
 
 class Source(Protocol):
