@@ -28,7 +28,7 @@ from distgen.data.cache import Cache
 from distgen.data.convert import Encoding
 from distgen.data.decode import decode_into
 from distgen.data.read import SampleReader
-from distgen.data.sources.item import Item, hashed
+from distgen.data.sources.item import Item, Source, hashed
 
 _OCTAVES = (2, 4, 8, 16, 32, 64, 128)
 _JPEG_QUALITY = 92  # about 17 KB for a synthetic picture of 256x256
@@ -62,14 +62,14 @@ def bench_data(
     report = on_progress or (lambda _text: None)
     plan = _Plan(batch_size, threads, rounds, round_s)
     kinds: tuple[tuple[str, _Pictures, Encoding], ...] = (
-        ("jpeg_256", _Pictures("jpeg", jpegs, 256, "RGB"), "jpg"),
+        ("jpeg_256", photographs(jpegs), "jpg"),
         ("png_28", _Pictures("png", pngs, 28, "L"), "png"),
     )
     results: dict[str, Any] = {"ratio": 0.0}
     with tempfile.TemporaryDirectory(prefix="distgen-bench-") as folder:
         for name, source, encoding in kinds:
             report(f"making {source.count:,} pictures ({name})")
-            shard_set = _make(source, Path(folder, name), encoding)
+            shard_set = make(source, Path(folder, name), encoding)
             report(f"measuring {name}")
             results |= _compare(name, shard_set, plan)
     results["ratio"] = results["jpeg_256_ratio"]
@@ -175,9 +175,15 @@ def _encoded_batches(shard_set: ShardSet, batch_size: int) -> list[list[bytes]]:
     return batches
 
 
-def _make(source: _Pictures, folder: Path, encoding: Encoding) -> ShardSet:
+def make(source: Source, folder: Path, encoding: Encoding) -> ShardSet:
+    """A shard set of a source's pictures."""
     build(source, folder, encoding=encoding, quality=_JPEG_QUALITY, shard_samples=2048)
     return open_shard_set(str(folder))
+
+
+def photographs(count: int) -> Source:
+    """Synthetic photographs, 256x256 in colour."""
+    return _Pictures("jpeg", count, 256, "RGB")
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,17 @@ def shuffle(as_json: _JSON = False) -> None:
 
 
 @app.command()
+def store(
+    latency: Annotated[float, typer.Option(help="Seconds before each answer.", min=0)] = 0.05,
+    as_json: _JSON = False,
+) -> None:
+    """Streaming from a store with latency against streaming from the disk."""
+    from distgen.bench.store import bench_store
+
+    _show(bench_store(latency_s=latency), as_json)
+
+
+@app.command()
 def train(
     job_file: Annotated[
         str, typer.Argument(metavar="JOB", help="A training job.")
