@@ -181,7 +181,7 @@ def make(source: Source, folder: Path, encoding: Encoding) -> ShardSet:
     return open_shard_set(str(folder))
 
 
-def photographs(count: int) -> Source:
+def photographs(count: int) -> _Pictures:
     """Synthetic photographs, 256x256 in colour."""
     return _Pictures("jpeg", count, 256, "RGB")
 
