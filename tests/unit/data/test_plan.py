@@ -73,6 +73,11 @@ def test_reads_are_those_of_the_order(
     assert estimate.amplification == pytest.approx(amplification, rel=0.1)
 
 
+def test_lanes_of_a_rank_are_counted_where_ranks_do_not_divide_a_batch() -> None:
+    work = Workload(200_000, 1, 8, 20_000, 12, lanes=16, shuffle_window=8192)
+    assert reads(work).lanes == simulated(work, 5)[1]
+
+
 def test_a_billion_samples_on_a_thousand_ranks_ask_for_more_lanes_and_fewer_shards() -> None:
     planned = plan(Workload(10**9, 10**6, 1024))
     assert planned.memory_total_bytes > 8 << 30

@@ -16,6 +16,7 @@ import webdataset
 from PIL import Image
 
 from distgen.core.errors import DataError, UsageError
+from distgen.core.storage import Location
 from distgen.data import Stream, open_shard_set, read_labels, read_samples
 from distgen.data.index import IndexReader
 from distgen.data.inspect import verify
@@ -345,6 +346,69 @@ def test_a_damaged_header_does_not_end_a_tar(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be indexed") as error:
         index(tmp_path)
     assert "header at byte 2048 is damaged" in str(error.value)
+
+
+def header(name: str, kind: bytes, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def pax(record: bytes, kind: bytes = b"x") -> bytes:
+    body = b" " + record + b"\n"
+    body = str(len(body) + 2).encode() + body
+    return header("pax", kind, len(body)) + body.ljust(512, b"\0")
+
+
+def test_what_is_no_file_is_passed_as_tarfile_passes_it(tmp_path: Path) -> None:
+    """A link has no content whatever its size; a member of an unknown type has."""
+    picture_here = picture().ljust(512, b"\0")
+    size = len(picture())
+    blocks = [header("l.png", tarfile.LNKTYPE, 7000), header("d", tarfile.DIRTYPE, 700)]
+    blocks += [header("z.png", b"Z", 600), bytes(range(256)) * 4]
+    blocks += [pax(b"size=9"), header("l2.png", tarfile.SYMTYPE, 0)]
+    blocks += [header("a.png", tarfile.REGTYPE, size), picture_here, bytes(1024)]
+    (tmp_path / "a.tar").write_bytes(b"".join(blocks))
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        expected = [m.offset_data for m in tar if m.isreg() and m.name == "a.png"]
+    assert index(tmp_path).manifest.num_samples == 1
+    rows = IndexReader(open_shard_set(str(tmp_path))).table(0).to_pylist()
+    assert [row["png.offset"] for row in rows] == expected
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (header("a.png", tarfile.GNUTYPE_SPARSE, 0), "sparse"),
+        (pax(b"GNU.sparse.major=1") + header("a.png", tarfile.REGTYPE, 0), "sparse"),
+        (pax(b"size=-5") + header("a.png", tarfile.REGTYPE, 0), "claims '-5' bytes"),
+        (pax(b"size=" + b"9" * 30) + header("a.png", tarfile.REGTYPE, 0), "claims '999"),
+        (header("a.png", tarfile.REGTYPE, -512), "claims '-512' bytes"),
+        (header("x", tarfile.GNUTYPE_LONGNAME, 2 << 20) + bytes(3 << 20), "a long name of"),
+        (header("x", tarfile.GNUTYPE_LONGNAME, 9000) + b"a" * 9216 + header("b", b"0", 0), "9000"),
+        (header("x", tarfile.GNUTYPE_LONGNAME, 9) + bytes(512), "after the header of a long name"),
+        (header("pax", b"x", 5) + b"9 a=b".ljust(512, b"\0"), "malformed"),
+    ],
+)
+def test_headers_that_lie_are_refused_by_name(tmp_path: Path, start: bytes, words: str) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(start + bytes(2048))
+    with pytest.raises(DataError) as error:
+        index(tmp_path)
+    assert words in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_an_old_manifest_is_gone_before_its_index_is(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Location, "write_json", full)
+    with pytest.raises(OSError, match="no space"):
+        index(made.folder, overwrite=True)
+    assert not (made.folder / "manifest.json").exists()
 
 
 def test_a_sample_with_a_member_twice_and_too_many_kinds_are_named(tmp_path: Path) -> None:
