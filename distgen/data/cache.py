@@ -10,7 +10,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 
 from distgen.core.errors import UsageError, did_you_mean
-from distgen.data.index import ShardSet
+from distgen.data.mixed import Pictures
 from distgen.data.shared import SharedMemory
 
 Cache = Literal["auto", "none", "memory", "disk"]
@@ -39,7 +39,7 @@ class Decoder(Protocol):
         ...
 
 
-def open_cache(shard_set: ShardSet, cache: Cache, budget_mib: int) -> MemoryCache | None:
+def open_cache(shard_set: Pictures, cache: Cache, budget_mib: int) -> MemoryCache | None:
     """The cache that was asked for, or None where pictures are decoded anew each time.
 
     Raises:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from distgen.core.config import Config
 from distgen.data.cache import CACHE_BUDGET_MIB, Cache
+from distgen.data.view import FilterConfig
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -56,11 +57,27 @@ class AugmentConfig(Config):
         return moves or self.resamples or self.recolours
 
 
+class MixEntry(Config):
+    """One of several shard sets that are trained on together."""
+
+    shards: Annotated[str, Field(min_length=1)]
+    """Path or URL of a shard set."""
+    weight: PositiveFloat = 1.0
+    """How often its samples come, relative to the other sets of the mix."""
+
+
 class DataConfig(Config):
     """Where the pictures come from and how they are delivered."""
 
     shards: Annotated[str, Field(min_length=1)]
-    """Path or URL of a shard set; a split is a subfolder (`train`, `test`)."""
+    """Path or URL of a shard set; a split is a subfolder (`train`, `test`). With a mix, the set
+    that the run is measured against; left out there, the first of the mix."""
+    mix: tuple[MixEntry, ...] = ()
+    """Shard sets to train on instead of `shards`, each as often as its weight says."""
+    filter: FilterConfig = FilterConfig()
+    """Which samples are trained on."""
+    balance: Literal["none", "classes"] = "none"
+    """`classes`: every class of a set comes equally often, however many samples it has."""
     lanes: PositiveInt = 64
     """Places of the set that are read side by side; part of the order."""
     shuffle_window: PositiveInt = 16_384
@@ -76,3 +93,12 @@ class DataConfig(Config):
     """Memory of each host, in MiB, for decoded pictures."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes to the pictures, made on the device."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _measured_against_the_first(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and raw.get("mix") and "shards" not in raw:
+            first = raw["mix"][0] if isinstance(raw["mix"], list | tuple) else None
+            if isinstance(first, dict) and "shards" in first:
+                return {**raw, "shards": first["shards"]}
+        return raw

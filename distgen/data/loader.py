@@ -11,6 +11,7 @@ from distgen.core.errors import UsageError
 from distgen.data.cache import MemoryCache
 from distgen.data.decode import BufferPool
 from distgen.data.index import ShardSet
+from distgen.data.mixed import Pictures, open_reader
 from distgen.data.read import SampleReader
 
 _SAMPLES_PER_TASK = 64
@@ -42,9 +43,9 @@ class Loader:
         buffers: Batches' arrays that are used again.
     """
 
-    def __init__(self, shard_set: ShardSet, cache: MemoryCache | None, buffers: int) -> None:
+    def __init__(self, shard_set: Pictures, cache: MemoryCache | None, buffers: int) -> None:
         self._shape = shard_set.spec.shape
-        self._reader = SampleReader(shard_set)
+        self._reader = open_reader(shard_set)
         self._buffers = BufferPool(buffers)
         self._cache = cache
 

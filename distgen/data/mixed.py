@@ -97,6 +97,8 @@ def open_data(config: DataConfig, split: str = "train") -> Pictures:
         return open_shard_set(config.shards, split)
     entries = [(entry.shards, entry.weight) for entry in config.mix] or [(config.shards, 1.0)]
     weighted = [(open_shard_set(url, split), weight) for url, weight in entries]
+    if config.mix:
+        _require_same(open_shard_set(config.shards, split), weighted[0][0])
     return mix(weighted, wanted=config.filter, balance_classes=config.balance == "classes")
 
 

@@ -13,9 +13,10 @@ from distgen.core.errors import UsageError
 from distgen.core.world import World
 from distgen.data.ahead import ReadAhead
 from distgen.data.cache import CACHE_BUDGET_MIB, Cache, open_cache
-from distgen.data.index import ShardSet
 from distgen.data.loader import Batch, Loader
-from distgen.data.order import EpochEnd, Order
+from distgen.data.mix import SampleOrder
+from distgen.data.mixed import Pictures, is_remote, open_order
+from distgen.data.order import EpochEnd
 
 _ALONE = World()
 
@@ -28,7 +29,7 @@ class Stream:
     batch that is still held anywhere, as an array, a view or a tensor, are never overwritten.
 
     Args:
-        shard_set: What to read.
+        shard_set: What to read: a shard set, or several that were joined by `mix`.
         batch_size: Images of a global batch, over all ranks.
         world: Which part of it is ours.
         seed: The run's seed.
@@ -38,6 +39,7 @@ class Stream:
         epoch_end: `carry`, `drop` or `pad`; see `Order`.
         shuffle: False gives the samples as they lie.
         epochs: Epochs after which the stream ends, rounded up to whole batches; None: never.
+        turn: Every how many-th global batch is ours, where other processes deliver the others.
         decode_threads: Threads that read and decode.
         prefetch_batches: Batches that are made ready ahead.
         cache: Keep decoded pictures in memory: `memory`, `none`, or `auto` where they fit.
@@ -50,7 +52,7 @@ class Stream:
 
     def __init__(
         self,
-        shard_set: ShardSet,
+        shard_set: Pictures,
         *,
         batch_size: int,
         world: World = _ALONE,
@@ -61,6 +63,7 @@ class Stream:
         epoch_end: EpochEnd = "carry",
         shuffle: bool = True,
         epochs: int | None = None,
+        turn: World = _ALONE,
         decode_threads: int = 2,
         prefetch_batches: int = 4,
         cache: Cache = "auto",
@@ -71,9 +74,8 @@ class Stream:
                 f"A batch of {batch_size} leaves some of {world.size} workers without an image.",
                 remedy=f"batch_size of at least {world.size}",
             )
-        self._order = Order(
-            tuple(shard.samples for shard in shard_set.manifest.shards),
-            shard_set.fingerprint,
+        self._order = open_order(
+            shard_set,
             seed=seed,
             lanes=lanes,
             shuffle_window=shuffle_window,
@@ -82,6 +84,7 @@ class Stream:
         )
         self._world = world
         self._batch_size = batch_size
+        self._stride = batch_size * turn.size
         self._end = _end(self._order, batch_size, epochs)
         # Every thread needs a batch to work on while others wait to be taken.
         self.ahead = max(prefetch_batches, decode_threads)
@@ -89,13 +92,13 @@ class Stream:
         kept = open_cache(shard_set, cache, cache_budget_mib)
         self._loader = Loader(shard_set, kept, buffers=self.ahead + 2)
         self._ahead = None
-        if shard_set.location.local is None:
+        if is_remote(shard_set):
             horizon = max(shuffle_window // 2, 2 * self.ahead * batch_size)
-            self._ahead = ReadAhead(self._loader, self._upcoming, batch_size, horizon, self._end)
+            self._ahead = ReadAhead(self._loader, self._upcoming, self._stride, horizon, self._end)
         self._threads = ThreadPoolExecutor(decode_threads, "distgen-data")
         self._pending: deque[Future[Batch]] = deque()
         self._closed = False
-        self.load_state_dict({"images_seen": start})
+        self.load_state_dict({"images_seen": start + turn.rank * batch_size})
 
     @property
     def position(self) -> int:
@@ -151,7 +154,7 @@ class Stream:
         except BaseException:
             self.close()
             raise
-        self._position += self._batch_size
+        self._position += self._stride
         return batch
 
     def __enter__(self) -> Stream:
@@ -170,7 +173,7 @@ class Stream:
             self._ahead.advance(self._submitted)
         while len(self._pending) < self.ahead and self._submitted < self._end:
             self._pending.append(self._threads.submit(self._load, self._submitted))
-            self._submitted += self._batch_size
+            self._submitted += self._stride
 
     def _upcoming(self, images_seen: int) -> np.ndarray:
         return self._order.batch(images_seen, self._batch_size, self._world)[0]
@@ -184,7 +187,7 @@ class Stream:
             self._pending.pop().cancel()
 
 
-def _end(order: Order, batch_size: int, epochs: int | None) -> float:
+def _end(order: SampleOrder, batch_size: int, epochs: int | None) -> float:
     """The position at which a stream of so many epochs ends."""
     per_epoch = order.batches_per_epoch(batch_size)
     if epochs is None:

@@ -74,7 +74,10 @@ def run(
 
 def with_absolute_paths(job: TrainJob) -> TrainJob:
     """The same job, its relative paths resolved here: workers have working folders of their own."""
-    data = job.data.model_copy(update={"shards": locate(job.data.shards).url})
+    mix = tuple(
+        entry.model_copy(update={"shards": locate(entry.shards).url}) for entry in job.data.mix
+    )
+    data = job.data.model_copy(update={"shards": locate(job.data.shards).url, "mix": mix})
     return job.model_copy(update={"storage": locate(job.storage).url, "data": data})
 
 

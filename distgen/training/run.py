@@ -17,13 +17,14 @@ import torch
 from distgen.core.config import dump_yaml, flatten, parse, parse_yaml
 from distgen.core.errors import UsageError
 from distgen.core.storage import Location
-from distgen.data import ShardSet, open_shard_set
+from distgen.data.mixed import Pictures, open_data
 from distgen.models import sketch_networks
 from distgen.training.job import TrainJob
 
 # What may change between two starts of one run: it moves no weight that has been trained already.
 CHANGEABLE = (
     "storage",
+    "data.mix",
     "data.shards",  # the shard set's fingerprint is what must stay
     "data.decode_threads",
     "data.prefetch_batches",
@@ -165,15 +166,15 @@ def _ends_line(file: BinaryIO) -> bool:
     return file.read(1) == b"\n"
 
 
-def open_pictures(job: TrainJob) -> ShardSet:
+def open_pictures(job: TrainJob) -> Pictures:
     """The pictures that `job` trains on, which its model has been found able to make.
 
     Raises:
         UsageError: There is no such shard set, or its pictures do not fit the model.
     """
-    shard_set = open_shard_set(job.data.shards, "train")
-    sketch_networks(job.model, shard_set.spec)
-    return shard_set
+    pictures = open_data(job.data)
+    sketch_networks(job.model, pictures.spec)
+    return pictures
 
 
 def prepare(job: TrainJob, fingerprint: str, *, fresh: bool = False) -> RunFolder:

@@ -18,6 +18,7 @@ from distgen.core.storage import Location, sha256_of
 from distgen.core.world import World
 from distgen.data import Batch, Stream, has_split, open_shard_set
 from distgen.data.augment import augment
+from distgen.data.mixed import open_data
 from distgen.metrics.card import Card, evaluate_card
 from distgen.models import FAMILIES, build_networks
 from distgen.objectives import build_objective
@@ -65,6 +66,7 @@ class Trainer:
         self.run = RunFolder(job.location)
         self.collective = Collective(world)
         self.shard_set = open_shard_set(job.data.shards, "train")
+        self.pictures = open_data(job.data)
         shards = job.data.shards
         self.held_out = open_shard_set(shards, "test") if has_split(shards, "test") else None
         self.spec = self.shard_set.spec
@@ -168,7 +170,7 @@ class Trainer:
     def _stream(self) -> Stream:
         data, config = self.job.data, self.job.training
         return Stream(
-            self.shard_set,
+            self.pictures,
             batch_size=config.batch_size,
             world=self.world,
             seed=config.seed,
