@@ -78,11 +78,25 @@ def build(
     shard_samples: Annotated[int, typer.Option(help="Samples in a shard, at most.")] = 8192,
     shard_mib: Annotated[int, typer.Option(help="MiB after which a new shard begins.")] = 256,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the shard set that is there.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace the shard set that is there, once the new one is whole."
+        ),
+    ] = False,
+    drop_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--drop-duplicates", help="Leave out files with the content of one that came before."
+        ),
     ] = False,
     as_json: _JSON = False,
 ) -> None:
-    """Build a shard set: WebDataset tars with an index and a manifest."""
+    """Build a shard set: WebDataset tars with an index and a manifest.
+
+    Messy folders are fine: orientation and colour profiles are applied, transparency goes over
+    white, and what cannot be used is listed in rejected.csv with the reason. Files with the same
+    content are listed in duplicates.csv. A build that was killed goes on when it is run again.
+    """
     from distgen.data import build as build_set
 
     with _progress("pictures") as show:
@@ -99,6 +113,7 @@ def build(
             shard_samples=shard_samples,
             shard_bytes=shard_mib << 20,
             overwrite=overwrite,
+            drop_duplicates=drop_duplicates,
             on_progress=show,
         )
     if as_json:
@@ -257,6 +272,7 @@ def _progress(unit: str) -> Iterator[Callable[[str, int, int], None]]:
         TextColumn("{task.description:10}"),
         BarColumn(),
         TextColumn("{task.fields[done]}/{task.fields[all]} " + unit),
+        TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
         console=err_console,
         transient=True,
@@ -267,8 +283,11 @@ def _progress(unit: str) -> Iterator[Callable[[str, int, int], None]]:
     def show(stage: str, done: int, total: int) -> None:
         amount = bytes_text if unit == "bytes" else "{:,}".format
         if stage not in tasks:
-            tasks[stage] = bar.add_task(stage, done="", all="")
+            tasks[stage] = bar.add_task(stage, done="", all="", rate="")
         bar.update(tasks[stage], completed=done, total=total, done=amount(done), all=amount(total))
+        speed = bar.tasks[tasks[stage]].speed
+        if speed:
+            bar.update(tasks[stage], rate=f"{amount(round(speed))}/s")
 
     with bar:
         yield show
@@ -321,6 +340,8 @@ def _built_as_json(built: Built) -> dict[str, Any]:
         "url": str(built.location),
         "samples": built.num_samples,
         "rejected": built.rejected,
+        "duplicates": built.duplicates,
+        "resumed_shards": built.resumed,
         "sets": [
             {
                 "split": manifest.split,
@@ -336,7 +357,7 @@ def _built_as_json(built: Built) -> dict[str, Any]:
 
 
 def _show_built(built: Built) -> None:
-    from distgen.data.build import REJECTED_NAME
+    from distgen.data.build import DUPLICATES_NAME, REJECTED_NAME
 
     for manifest in built.manifests.values():
         place = built.location / manifest.split if manifest.split else built.location
@@ -346,6 +367,14 @@ def _show_built(built: Built) -> None:
             f"{built.rejected:,} files could not be used: {built.location / REJECTED_NAME}",
             style="yellow",
         )
+    if built.duplicates:
+        console.print(
+            f"{built.duplicates:,} files have the content of another: "
+            f"{built.location / DUPLICATES_NAME}",
+            style="yellow",
+        )
+    if built.resumed:
+        console.print(f"{built.resumed:,} shards were there from a build that was cut short")
     console.print(f"next: distgen data preview {built.location}")
 
 

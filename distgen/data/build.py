@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import hashlib
 import io
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from typing import TypeVar
+from functools import partial
 
 from distgen.core.errors import DataError, UsageError, did_you_mean
 from distgen.core.spec import MAX_SIDE, MODES, ImageSpec, Mode
@@ -19,33 +20,21 @@ from distgen.data.convert import (
     ENCODINGS,
     FITS,
     SUFFIXES,
+    Encoded,
     Encoding,
     Fit,
     Header,
-    RejectedError,
     Target,
     convert,
 )
 from distgen.data.index import Manifest
-from distgen.data.pack import SHARD_BYTES, SHARD_SAMPLES, SetWriter, make_room
+from distgen.data.journal import JOURNAL_NAME, Journal, Step, digest_of
+from distgen.data.pack import SHARD_BYTES, SHARD_SAMPLES, SetWriter, check_room, replacing
 from distgen.data.sources import Item, Source, open_source, split_of
+from distgen.data.work import Progress, Rejected, Work
 
 REJECTED_NAME = "rejected.csv"
-
-Progress = Callable[[str, int, int], None]
-"""Called with the name of the stage, the items done, and the items of the stage."""
-
-_CHUNK = 32
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A picture that is not in the set, and why."""
-
-    path: str
-    reason: str
+DUPLICATES_NAME = "duplicates.csv"
 
 
 @dataclass(frozen=True)
@@ -55,6 +44,11 @@ class Built:
     location: Location
     manifests: dict[str | None, Manifest]
     rejected: int
+    """Files that no rule could bring into the set."""
+    duplicates: int
+    """Files with the same content as one that came before."""
+    resumed: int
+    """Shards that an earlier build with the same arguments had finished."""
 
     @property
     def num_samples(self) -> int:
@@ -76,9 +70,14 @@ def build(
     shard_samples: int = SHARD_SAMPLES,
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
+    drop_duplicates: bool = False,
+    executor: Executor | None = None,
     on_progress: Progress | None = None,
 ) -> Built:
     """Build a shard set at `dst`, or `dst/train` and `dst/test` where there are splits.
+
+    A build that was killed and is started again with the same arguments on the same files goes on
+    from the last finished shard, and the result is the same to the byte.
 
     Args:
         source: A built-in name, a folder of pictures or IDX files, or an opened source.
@@ -93,7 +92,9 @@ def build(
         workers: Threads that decode, convert and encode; None: one for each core.
         shard_samples: Samples after which a new shard begins.
         shard_bytes: Bytes after which a new shard begins.
-        overwrite: Remove the shard set that is there first.
+        overwrite: Replace the shard set that is there, which stays until the new one is whole.
+        drop_duplicates: Leave out files with the same content as one that came before.
+        executor: Who does the work in place of threads; what it is given can be pickled.
         on_progress: Told about every chunk.
 
     Raises:
@@ -113,76 +114,131 @@ def build(
     location = locate(dst)
     opened = open_source(source) if isinstance(source, str) else source
     parts = _parts(opened, split)
-    make_room(location, overwrite)
+    check_room(location, overwrite)
     workers = workers or os.cpu_count() or 1
-    with ThreadPoolExecutor(workers, "distgen-build") as threads:
-        # A chunk in work and one waiting for each thread: memory does not grow with the source.
-        work = _Work(threads, 2 * workers, on_progress or (lambda _stage, _done, _total: None))
+    with contextlib.ExitStack() as stack:
+        threads = executor or stack.enter_context(ThreadPoolExecutor(workers, "distgen-build"))
+        # A chunk in work and one waiting for each worker: memory does not grow with the pictures.
+        work = Work(threads, 2 * workers, on_progress or (lambda _stage, _done, _total: None))
         height, width, mode = _size_and_mode(opened, parts, shape, mode, work)
         _check_ranges(size=((height, width), 1, MAX_SIDE))
         target = Target(height, width, mode, fit, encoding, quality)
         image = ImageSpec(height=height, width=width, mode=mode, classes=opened.classes)
-        rejected: list[Rejected] = []
-        manifests: dict[str | None, Manifest] = {}
+        digest = digest_of(
+            {
+                "name": opened.name,
+                "image": image.model_dump_json(),
+                "target": target,
+                "limits": (shard_samples, shard_bytes),
+                "drop_duplicates": drop_duplicates,
+            },
+            parts,
+        )
+        place = stack.enter_context(
+            replacing(location, overwrite, lambda aside: Journal(aside, digest).is_begun())
+        )
+        journal = Journal(place, digest)
+        if not journal.is_begun():
+            journal.remove()
+        writers = {
+            name: stack.enter_context(
+                SetWriter(
+                    place / name if name else place,
+                    name=opened.name,
+                    image=image,
+                    fields=_fields(items, encoding, labelled=bool(opened.classes)),
+                    split=name,
+                    shard_samples=shard_samples,
+                    shard_bytes=shard_bytes,
+                )
+            )
+            for name, items in parts.items()
+        }
+        filling = _Filling(target, work, journal, drop_duplicates)
         for name, items in parts.items():
-            with SetWriter(
-                location / name if name else location,
-                name=opened.name,
-                image=image,
-                fields=_fields(items, encoding, labelled=bool(opened.classes)),
-                split=name,
-                shard_samples=shard_samples,
-                shard_bytes=shard_bytes,
-            ) as writer:
-                left_out = _write(writer, items, target, work)
-                rejected += left_out
-                # The list comes before the manifest: a set that is there is complete.
-                _list_rejected(location, rejected)
-                if len(left_out) == len(items):
-                    raise _nothing_readable(left_out)
-                manifests[name] = writer.commit()
-    return Built(location, manifests, len(rejected))
+            filling.fill(writers[name], items)
+        # The lists come before the manifests: a set that is there is complete.
+        rejected = [each for step in filling.steps for each in step.rejected]
+        duplicates = [each for step in filling.steps for each in step.duplicates]
+        _list(place / REJECTED_NAME, ("path", "reason"), rejected)
+        _list(place / DUPLICATES_NAME, ("path", "same_as"), duplicates)
+        manifests = {name: writer.commit() for name, writer in writers.items()}
+        journal.remove()
+    (location / JOURNAL_NAME).remove()  # of a build in place that was killed at its very end
+    for file, rows in ((REJECTED_NAME, rejected), (DUPLICATES_NAME, duplicates)):
+        if not rows:
+            (location / file).remove()
+    return Built(location, manifests, len(rejected), len(duplicates), filling.resumed)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """Threads, and who is told what they have done."""
+class _Filling:
+    """Converts items and adds them in order, split by split."""
 
-    threads: ThreadPoolExecutor
-    ahead: int
-    report: Progress
+    def __init__(self, target: Target, work: Work, journal: Journal, drop: bool) -> None:
+        self.steps: list[Step] = []
+        self.resumed = 0
+        self._target = target
+        self._work = work
+        self._journal = journal
+        self._drop = drop
+        self._seen: dict[str, str] = {}
 
-    def in_order(
-        self, stage: str, work: Callable[[Item], T], items: Sequence[Item]
-    ) -> Iterator[tuple[Item, T | Rejected]]:
-        """Items and what `work` made of them, in order, a few chunks ahead in threads."""
+    def fill(self, writer: SetWriter, items: Sequence[Item]) -> None:
+        """All items of a split into its writer, from the last finished shard on.
 
-        def results(chunk: Sequence[Item]) -> list[T | Rejected]:
-            return [_or_rejected(item, work) for item in chunk]
+        Raises:
+            DataError: Not one could be read.
+        """
+        begun = len(self.steps)
+        for finished, step in self._journal.steps(writer.split):
+            writer.take(finished)
+            self.steps.append(step)
+            self._seen |= step.seen
+            self.resumed += 1
+        start = self.steps[-1].items if len(self.steps) > begun else 0
+        step = Step()
+        work = partial(_convert, target=self._target)
+        results = self._work.in_order(writer.split or "pictures", work, items, start)
+        for position, (item, result) in enumerate(results, start):
+            if isinstance(result, Rejected):
+                step.rejected.append((result.path, " ".join(result.reason.split())))
+                continue
+            digest, picture = result
+            first = self._seen.get(digest)
+            if first is not None and self._drop:
+                step.duplicates.append((item.origin, first))
+                continue
+            if writer.is_shard_full():
+                step = self._finish_shard(writer, step, position)
+            if first is not None:
+                step.duplicates.append((item.origin, first))
+            else:
+                self._seen[digest] = step.seen[digest] = item.origin
+            writer.add(item.key, {picture.field: picture.data}, item.label)
+        step = self._finish_shard(writer, step, len(items))
+        self.steps.append(step)
+        rejected = [each for step in self.steps[begun:] for each in step.rejected]
+        if len(rejected) == len(items):
+            raise _nothing_readable([Rejected(*each) for each in rejected])
 
-        chunks = (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
-        pending: deque[tuple[Sequence[Item], Future[list[T | Rejected]]]] = deque()
-        done = 0
-        try:
-            while True:
-                for chunk in islice(chunks, self.ahead - len(pending)):
-                    pending.append((chunk, self.threads.submit(results, chunk)))
-                if not pending:
-                    return
-                chunk, future = pending.popleft()
-                yield from zip(chunk, future.result(), strict=True)
-                done += len(chunk)
-                self.report(stage, done, len(items))
-        finally:
-            for _, future in pending:
-                future.cancel()
+    def _finish_shard(self, writer: SetWriter, step: Step, items: int) -> Step:
+        """Remember the shard that is finished, if any; returns the step that begins."""
+        finished = writer.next_shard()
+        if finished is None:
+            return step
+        step.items = items
+        self._journal.add(writer.split, finished, step)
+        self.steps.append(step)
+        return Step()
 
 
-def _or_rejected(item: Item, work: Callable[[Item], T]) -> T | Rejected:
-    try:
-        return work(item)
-    except RejectedError as error:
-        return Rejected(item.origin, str(error))
+def _convert(item: Item, target: Target) -> tuple[str, Encoded]:
+    """A digest of the content, and the picture for the shard."""
+    content = item.load()
+    plain = (
+        content if isinstance(content, bytes) else repr(content.shape).encode() + content.tobytes()
+    )
+    return hashlib.blake2b(plain, digest_size=16).hexdigest(), convert(content, target)
 
 
 def _parts(source: Source, split: float | None) -> dict[str | None, Sequence[Item]]:
@@ -217,7 +273,7 @@ def _size_and_mode(
     parts: dict[str | None, Sequence[Item]],
     shape: tuple[int, int] | None,
     mode: Mode | None,
-    work: _Work,
+    work: Work,
 ) -> tuple[int, int, Mode]:
     """Height, width and mode: as asked for, else as the source prefers, else as its pictures are.
 
@@ -254,18 +310,6 @@ def _common_size(headers: Counter[Header]) -> tuple[int, int]:
     return sizes[0]
 
 
-def _write(writer: SetWriter, items: Sequence[Item], target: Target, work: _Work) -> list[Rejected]:
-    """Convert items in threads and add them in order; returns those that could not be read."""
-    rejected: list[Rejected] = []
-    stage = writer.split or "pictures"
-    for item, result in work.in_order(stage, lambda item: convert(item.load(), target), items):
-        if isinstance(result, Rejected):
-            rejected.append(result)
-        else:
-            writer.add(item.key, {result.field: result.data}, item.label)
-    return rejected
-
-
 def _fields(items: Sequence[Item], encoding: Encoding, *, labelled: bool) -> tuple[str, ...]:
     """Extensions that members may have; with `auto` that depends on what the pictures are."""
     pictures: tuple[str, ...] = (encoding,)
@@ -275,15 +319,13 @@ def _fields(items: Sequence[Item], encoding: Encoding, *, labelled: bool) -> tup
     return (*(("cls",) if labelled else ()), *pictures)
 
 
-def _list_rejected(location: Location, rejected: Sequence[Rejected]) -> None:
-    place = location / REJECTED_NAME
-    if not rejected:
-        place.remove()
+def _list(place: Location, header: tuple[str, str], rows: Sequence[tuple[str, str]]) -> None:
+    if not rows:
         return
     text = io.StringIO(newline="")
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(("path", "reason"))
-    rows.writerows((each.path, " ".join(each.reason.split())) for each in rejected)
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(header)
+    table.writerows(rows)
     place.write_bytes(text.getvalue().encode(errors="surrogateescape"))
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -38,6 +38,14 @@ _LONGEST_MEMBER = 100  # what fits one ustar header; longer names would need a s
 _OWNER = "distgen"
 _ASIDE = ".next"
 _SHARD_NAME = re.compile(r"(shard|train|test|val)-\d{6}\.tar")
+_SCRAP_NAME = re.compile(rf"\.({_SHARD_NAME.pattern}|{re.escape(INDEX_NAME)})\.\d+\.tmp")
+
+
+class FinishedShard(NamedTuple):
+    """A tar that is whole, and its rows of the index."""
+
+    entry: ShardEntry
+    rows: list[dict[str, Any]]
 
 
 class SetWriter:
@@ -85,7 +93,7 @@ class SetWriter:
             members: Bytes by extension.
             label: Its class, or -1; written as the member `cls` where `cls` is a field of the set.
         """
-        if self._shard is not None and self._shard.is_full(*self._limits):
+        if self.is_shard_full():
             self.next_shard()
         if self._shard is None:
             name = f"{self._prefix}-{len(self._shards):06d}.tar"
@@ -93,14 +101,23 @@ class SetWriter:
         labelled = {"cls": str(label).encode()} if label >= 0 and "cls" in self._fields else {}
         self._shard.add(key, {**members, **labelled}, label)
 
-    def next_shard(self) -> None:
+    def is_shard_full(self) -> bool:
+        """Whether the next sample goes into another shard."""
+        return self._shard is not None and self._shard.is_full(*self._limits)
+
+    def next_shard(self) -> FinishedShard | None:
         """Finish the shard that was begun, if any: the next sample goes into another."""
         if self._shard is None:
-            return
-        entry, rows = self._shard.close()
-        self._index.add(pa.Table.from_pylist(rows, schema=self._index.schema))
-        self._shards.append(entry)
+            return None
+        finished = FinishedShard(*self._shard.close())
         self._shard = None
+        self.take(finished)
+        return finished
+
+    def take(self, finished: FinishedShard) -> None:
+        """Count a shard that lies in the folder already, after those that are counted so far."""
+        self._index.add(pa.Table.from_pylist(finished.rows, schema=self._index.schema))
+        self._shards.append(finished.entry)
 
     def commit(self) -> Manifest:
         """Finish the last shard and make the folder a shard set.
@@ -144,10 +161,11 @@ class SetWriter:
         self.abort()
 
     def _remove_leftovers(self) -> None:
-        """Remove shards of an earlier build that was longer and did not finish."""
+        """Remove what earlier builds left that did not finish."""
         names = {shard.name for shard in self._shards}
         for place in self._location.list():
-            if _SHARD_NAME.fullmatch(place.name) and place.name not in names:
+            spare = _SHARD_NAME.fullmatch(place.name) and place.name not in names
+            if spare or _SCRAP_NAME.fullmatch(place.name):
                 place.remove()
 
 
@@ -234,42 +252,51 @@ def check_room(location: Location, overwrite: bool) -> list[Location]:
     return there
 
 
-def make_room(location: Location, overwrite: bool) -> None:
-    """Make sure that a shard set can be written here.
-
-    Raises:
-        UsageError: A file is here, or a shard set that must not be overwritten.
-    """
-    for place in check_room(location, overwrite):
-        remove_set(place)
-
-
 @contextlib.contextmanager
-def replacing(location: Location, overwrite: bool) -> Iterator[Location]:
+def replacing(
+    location: Location,
+    overwrite: bool,
+    reusable: Callable[[Location], bool] = lambda _aside: False,
+) -> Iterator[Location]:
     """Where to write a set so that one that is here stays until the block has ended well.
 
     Without one the set is written in place. An object store has to copy what is written aside.
 
+    Args:
+        location: Where the set, or the folders of its splits, will be.
+        overwrite: Whether one that is here may be replaced.
+        reusable: Says of what a block that ended early left aside whether it stays for the next.
+
     Yields:
-        The folder to commit the set in, without splits.
+        The folder to commit the set in, or its splits in folders below.
 
     Raises:
         UsageError: A file is here, or a shard set that must not be overwritten.
     """
     there = check_room(location, overwrite)
+    aside = location / _ASIDE
+    if not there or not reusable(aside):
+        aside.remove()
     if not there:
         yield location
         return
-    aside = location / _ASIDE
-    aside.remove()
     try:
         yield aside
     except BaseException:
-        aside.remove()
+        if not reusable(aside):
+            aside.remove()
         raise
     for place in there:
         if place.name != _ASIDE:
             remove_set(place)
-    for file in sorted(aside.list(), key=lambda file: file.name == MANIFEST_NAME):
-        location.filesystem.move(file.path, (location / file.name).path)
+    _move_all(aside, location)
     aside.remove()
+
+
+def _move_all(source: Location, target: Location) -> None:
+    """Move files, those of splits too, and of each folder the manifest last."""
+    for place in sorted(source.list(), key=lambda place: place.name == MANIFEST_NAME):
+        if place.is_dir():
+            _move_all(place, (target / place.name).make_dir())
+        else:
+            place.filesystem.move(place.path, (target / place.name).path)
