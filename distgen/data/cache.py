@@ -13,7 +13,7 @@ from distgen.core.errors import UsageError, did_you_mean
 from distgen.data.mixed import Pictures
 from distgen.data.shared import SharedMemory
 
-Cache = Literal["auto", "none", "memory", "disk"]
+Cache = Literal["auto", "none", "memory"]
 CACHES: tuple[str, ...] = get_args(Cache)
 CACHE_BUDGET_MIB = 512
 
