@@ -82,7 +82,7 @@ def draw(seed: int, epochs_n: np.ndarray, samples_n: np.ndarray) -> Draws:
 def _mixed(words: np.ndarray) -> np.ndarray:
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    return np.asarray(words ^ (words >> np.uint64(31)))
 
 
 def _move_pixels(images: Tensor, draws: Draws, config: AugmentConfig) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 from collections.abc import Callable, Iterator
@@ -230,7 +231,7 @@ def test_a_set_in_a_filesystem_without_pread_reads_the_same(made: Made) -> None:
     path = made.shard_set.shard(0).local
     assert path is not None
     path.unlink()
-    with pytest.raises(DataError, match="missing"):
+    with contextlib.closing(reader), pytest.raises(DataError, match="missing"):
         reader.encoded(np.array([0]))
 
 
