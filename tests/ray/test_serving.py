@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import click.testing
@@ -174,39 +174,6 @@ def test_probes_and_errors_pass_through_the_proxy(url):
         answer = httpx.post(f"{url}/v1/images/generations", content=body)
         assert answer.status_code == 400
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
-
-
-def test_pictures_of_clients_that_hang_up_are_not_made(url):
-    process = replica()
-
-    def cost_s(work: Callable[[], object]) -> float:
-        """CPU time of the replica: another load of the machine hardly changes it."""
-        before = process.cpu_times()
-        work()
-        after = process.cpu_times()
-        return after.user + after.system - before.user - before.system
-
-    def ask_for_all(_: object = None) -> None:
-        assert len(Client(url).generate("random", n=256).seeds) == 256
-
-    def hang_up() -> None:
-        with pytest.raises(httpx.TimeoutException):
-            httpx.post(f"{url}/v1/images/generations", json={"n": 256}, timeout=0.005)
-
-    def ask(times: int, meanwhile: Callable[[], object] = lambda: None) -> None:
-        with ThreadPoolExecutor(4) as threads:
-            asked = [threads.submit(ask_for_all) for _ in range(times)]
-            meanwhile()
-            for future in asked:
-                future.result()
-
-    def hang_up_eight_times() -> None:
-        for _ in range(8):
-            hang_up()
-
-    # Requests take turns, and it takes the replica a moment to hear that a client has gone: while
-    # it is busy with others, hardly a picture of theirs is made in that moment.
-    assert cost_s(lambda: ask(4, hang_up_eight_times)) < 0.7 * cost_s(lambda: ask(12))
 
 
 def test_a_second_endpoint_in_the_same_cluster_is_refused(url, bundle):
