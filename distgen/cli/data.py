@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,114 +9,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distgen.cli import data_plan
+from distgen.cli import data_build, data_plan
 from distgen.cli.console import (
     bytes_text,
     console,
-    err_console,
     print_json,
     print_table,
     strong,
 )
-from distgen.core.errors import UsageError
+from distgen.cli.data_build import in_short
+from distgen.cli.progress import counting
 
 if TYPE_CHECKING:
-    from distgen.core.storage import Location
-    from distgen.data import Built, Manifest, ShardSet
+    from distgen.data import ShardSet
     from distgen.data.inspect import Summary
     from distgen.data.scan import Indexed
 
 app = typer.Typer(help="Build shard sets from pictures, and look at them.", no_args_is_help=True)
 
+app.command("build")(data_build.build)
 app.command("plan")(data_plan.plan)
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 _SET = Annotated[
     str, typer.Argument(metavar="SET", help="Path or URL of a shard set, or of a folder of splits.")
 ]
-
-
-@app.command()
-def build(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SRC",
-            help="`digits`, `fashion-mnist`, a folder of pictures (a class is a first-level "
-            "subfolder), or a folder of IDX files.",
-        ),
-    ],
-    dst: Annotated[str, typer.Argument(metavar="DST", help="Folder to write: a path or a URL.")],
-    size: Annotated[
-        str | None, typer.Option(help="Pixels: SIDE or WIDTHxHEIGHT. Default: the source's own.")
-    ] = None,
-    mode: Annotated[
-        str | None, typer.Option(help="`L` (grey) or `RGB`. Default: the source's own.")
-    ] = None,
-    fit: Annotated[
-        str,
-        typer.Option(
-            help="Other proportions: `crop` to the centre, `pad` with black (never enlarges), "
-            "or `stretch`."
-        ),
-    ] = "crop",
-    split: Annotated[
-        float | None,
-        typer.Option(help="Share of the pictures that becomes the split `test`; 0 for no splits."),
-    ] = None,
-    encoding: Annotated[
-        str,
-        typer.Option(help="`png`, `jpg`, or `auto`: JPEG for what came as JPEG, else PNG."),
-    ] = "auto",
-    quality: Annotated[int, typer.Option(help="Quality of JPEGs that have to be written.")] = 95,
-    workers: Annotated[
-        int | None, typer.Option(help="Threads that convert. Default: one for each core.")
-    ] = None,
-    shard_samples: Annotated[int, typer.Option(help="Samples in a shard, at most.")] = 8192,
-    shard_mib: Annotated[int, typer.Option(help="MiB after which a new shard begins.")] = 256,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite", help="Replace the shard set that is there, once the new one is whole."
-        ),
-    ] = False,
-    drop_duplicates: Annotated[
-        bool,
-        typer.Option(
-            "--drop-duplicates", help="Leave out files with the content of one that came before."
-        ),
-    ] = False,
-    as_json: _JSON = False,
-) -> None:
-    """Build a shard set: WebDataset tars with an index and a manifest.
-
-    Messy folders are fine: orientation and colour profiles are applied, transparency goes over
-    white, and what cannot be used is listed in rejected.csv with the reason. Files with the same
-    content are listed in duplicates.csv. A build that was killed goes on when it is run again.
-    """
-    from distgen.data import build as build_set
-
-    with _progress("pictures") as show:
-        built = build_set(
-            source,
-            dst,
-            size=_parse_size(size),
-            mode=mode,  # type: ignore[arg-type]  # checked there, with the nearest choice
-            fit=fit,  # type: ignore[arg-type]
-            split=split,
-            encoding=encoding,  # type: ignore[arg-type]
-            quality=quality,
-            workers=workers,
-            shard_samples=shard_samples,
-            shard_bytes=shard_mib << 20,
-            overwrite=overwrite,
-            drop_duplicates=drop_duplicates,
-            on_progress=show,
-        )
-    if as_json:
-        print_json(_built_as_json(built))
-        return
-    _show_built(built)
 
 
 @app.command()
@@ -151,7 +65,7 @@ def index(
     """Make tars of another tool a shard set, without changing them."""
     from distgen.data.scan import index as index_tars
 
-    with _progress("bytes") as show:
+    with counting("bytes") as show:
         indexed = index_tars(
             url,
             match=match,
@@ -182,7 +96,7 @@ def inspect(
 
     summaries = []
     for shard_set in _open_all(shards):
-        with _progress("pictures") as show:
+        with counting("pictures") as show:
             told = partial(show, shard_set.manifest.split or "reading")
             summaries.append(inspect_set(shard_set, pictures, told))
     if as_json:
@@ -199,7 +113,7 @@ def verify(shards: _SET, as_json: _JSON = False) -> None:
 
     verdicts = []
     for shard_set in _open_all(shards):
-        with _progress("bytes") as show:
+        with counting("bytes") as show:
             told = partial(show, shard_set.manifest.split or "verifying")
             verdicts.append(verify_set(shard_set, told))
     if as_json:
@@ -250,49 +164,6 @@ def _open_all(url: str) -> list[ShardSet]:
     return [open_shard_set(url, split) for split in splits_of(url)] or [open_shard_set(url)]
 
 
-def _parse_size(text: str | None) -> int | tuple[int, int] | None:
-    """`64` or `96x64` (width x height) as a side or (height, width)."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", text.strip().lower())
-    if match is None:
-        raise UsageError(
-            f"--size {text!r} is not a size.", remedy="SIDE or WIDTHxHEIGHT, such as 64 or 96x64"
-        )
-    width, height = match.groups()
-    return int(width) if height is None else (int(height), int(width))
-
-
-@contextmanager
-def _progress(unit: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each stage on stderr, in a terminal only; yields what is told of progress."""
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
-        TextColumn("{task.description:10}"),
-        BarColumn(),
-        TextColumn("{task.fields[done]}/{task.fields[all]} " + unit),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=err_console,
-        transient=True,
-        disable=not err_console.is_terminal,
-    )
-    tasks: dict[str, TaskID] = {}
-
-    def show(stage: str, done: int, total: int) -> None:
-        amount = bytes_text if unit == "bytes" else "{:,}".format
-        if stage not in tasks:
-            tasks[stage] = bar.add_task(stage, done="", all="", rate="")
-        bar.update(tasks[stage], completed=done, total=total, done=amount(done), all=amount(total))
-        speed = bar.tasks[tasks[stage]].speed
-        if speed:
-            bar.update(tasks[stage], rate=f"{amount(round(speed))}/s")
-
-    with bar:
-        yield show
-
-
 def _indexed_as_json(indexed: Indexed) -> dict[str, Any]:
     manifest = indexed.manifest
     return {
@@ -309,7 +180,7 @@ def _indexed_as_json(indexed: Indexed) -> dict[str, Any]:
 
 def _show_indexed(indexed: Indexed) -> None:
     manifest = indexed.manifest
-    console.print(_in_short(indexed.location, manifest))
+    console.print(in_short(indexed.location, manifest))
     if indexed.without_picture:
         console.print(
             f"{indexed.without_picture:,} samples have no picture and are not in the set, such as "
@@ -323,59 +194,6 @@ def _show_indexed(indexed: Indexed) -> None:
             style="yellow",
         )
     console.print(f"next: distgen data preview {indexed.location}")
-
-
-def _in_short(place: Location, manifest: Manifest) -> str:
-    """A shard set in a line."""
-    image = manifest.image
-    classes = f", {image.num_classes} classes" if image.classes else ""
-    return (
-        f"{place}  {manifest.num_samples:,} pictures of {image.width}x{image.height} "
-        f"{image.mode}{classes}, {len(manifest.shards)} shards"
-    )
-
-
-def _built_as_json(built: Built) -> dict[str, Any]:
-    return {
-        "url": str(built.location),
-        "samples": built.num_samples,
-        "rejected": built.rejected,
-        "duplicates": built.duplicates,
-        "resumed_shards": built.resumed,
-        "sets": [
-            {
-                "split": manifest.split,
-                "samples": manifest.num_samples,
-                "shards": len(manifest.shards),
-                "bytes": sum(shard.bytes for shard in manifest.shards),
-                "fingerprint": manifest.fingerprint,
-                "image": manifest.image.model_dump(mode="json"),
-            }
-            for manifest in built.manifests.values()
-        ],
-    }
-
-
-def _show_built(built: Built) -> None:
-    from distgen.data.build import DUPLICATES_NAME, REJECTED_NAME
-
-    for manifest in built.manifests.values():
-        place = built.location / manifest.split if manifest.split else built.location
-        console.print(_in_short(place, manifest))
-    if built.rejected:
-        console.print(
-            f"{built.rejected:,} files could not be used: {built.location / REJECTED_NAME}",
-            style="yellow",
-        )
-    if built.duplicates:
-        console.print(
-            f"{built.duplicates:,} files have the content of another: "
-            f"{built.location / DUPLICATES_NAME}",
-            style="yellow",
-        )
-    if built.resumed:
-        console.print(f"{built.resumed:,} shards were there from a build that was cut short")
-    console.print(f"next: distgen data preview {built.location}")
 
 
 def _show_summary(summary: Summary) -> None:

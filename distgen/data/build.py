@@ -7,30 +7,28 @@ import csv
 import hashlib
 import io
 import os
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from distgen.core.errors import DataError, UsageError, did_you_mean
+from distgen.core.errors import UsageError, did_you_mean
 from distgen.core.spec import MAX_SIDE, MODES, ImageSpec, Mode
 from distgen.core.storage import Location, locate
 from distgen.data.convert import (
     ENCODINGS,
     FITS,
-    SUFFIXES,
     Encoded,
     Encoding,
     Fit,
-    Header,
     Target,
     convert,
 )
 from distgen.data.index import Manifest
 from distgen.data.journal import JOURNAL_NAME, Journal, Step, digest_of
 from distgen.data.pack import SHARD_BYTES, SHARD_SAMPLES, SetWriter, check_room, replacing
-from distgen.data.sources import Item, Source, open_source, split_of
+from distgen.data.sources import Item, Source, SourceOptions, open_source
+from distgen.data.survey import check_apart, fields_of, nothing_readable, parts_of, size_and_mode
 from distgen.data.work import Progress, Rejected, Work
 
 REJECTED_NAME = "rejected.csv"
@@ -71,6 +69,7 @@ def build(
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
     drop_duplicates: bool = False,
+    options: SourceOptions | None = None,
     executor: Executor | None = None,
     on_progress: Progress | None = None,
 ) -> Built:
@@ -80,7 +79,7 @@ def build(
     from the last finished shard, and the result is the same to the byte.
 
     Args:
-        source: A built-in name, a folder of pictures or IDX files, or an opened source.
+        source: What `data.sources.open_source` opens, or an opened source.
         dst: Path or URL of the folder to write.
         size: Side, or (height, width), in pixels; None: the source's own.
         mode: `L` or `RGB`; None: the source's own.
@@ -94,12 +93,13 @@ def build(
         shard_bytes: Bytes after which a new shard begins.
         overwrite: Replace the shard set that is there, which stays until the new one is whole.
         drop_duplicates: Leave out files with the same content as one that came before.
+        options: How the source is read.
         executor: Who does the work in place of threads; what it is given can be pickled.
         on_progress: Told about every chunk.
 
     Raises:
         UsageError: The source, an option or the destination cannot be used.
-        DataError: Not one picture could be read.
+        DataError: Not one picture could be read, or a file that holds many cannot be.
     """
     shape = (size, size) if isinstance(size, int) else size
     _check_choices(mode=(mode, MODES), fit=(fit, FITS), encoding=(encoding, ENCODINGS))
@@ -112,15 +112,21 @@ def build(
         shard_bytes=((shard_bytes,), 1, None),
     )
     location = locate(dst)
-    opened = open_source(source) if isinstance(source, str) else source
-    parts = _parts(opened, split)
     check_room(location, overwrite)
+    report = on_progress or (lambda _stage, _done, _total: None)
+    if isinstance(source, str):
+        opened = open_source(source, options, workers=workers, report=report)
+    else:
+        opened = source
+    parts = parts_of(opened, split, report)
+    if isinstance(source, str):
+        check_apart(source, opened, location, parts)
     workers = workers or os.cpu_count() or 1
     with contextlib.ExitStack() as stack:
         threads = executor or stack.enter_context(ThreadPoolExecutor(workers, "distgen-build"))
         # A chunk in work and one waiting for each worker: memory does not grow with the pictures.
-        work = Work(threads, 2 * workers, on_progress or (lambda _stage, _done, _total: None))
-        height, width, mode = _size_and_mode(opened, parts, shape, mode, work)
+        work = Work(threads, 2 * workers, report)
+        height, width, mode = size_and_mode(opened, parts, shape, mode, work)
         _check_ranges(size=((height, width), 1, MAX_SIDE))
         target = Target(height, width, mode, fit, encoding, quality)
         image = ImageSpec(height=height, width=width, mode=mode, classes=opened.classes)
@@ -146,7 +152,7 @@ def build(
                     place / name if name else place,
                     name=opened.name,
                     image=image,
-                    fields=_fields(items, encoding, labelled=bool(opened.classes)),
+                    fields=fields_of(items, encoding, labelled=bool(opened.classes)),
                     split=name,
                     shard_samples=shard_samples,
                     shard_bytes=shard_bytes,
@@ -219,7 +225,7 @@ class _Filling:
         self.steps.append(step)
         rejected = [each for step in self.steps[begun:] for each in step.rejected]
         if len(rejected) == len(items):
-            raise _nothing_readable([Rejected(*each) for each in rejected])
+            raise nothing_readable([Rejected(*each) for each in rejected])
 
     def _finish_shard(self, writer: SetWriter, step: Step, items: int) -> Step:
         """Remember the shard that is finished, if any; returns the step that begins."""
@@ -241,84 +247,6 @@ def _convert(item: Item, target: Target) -> tuple[str, Encoded]:
     return hashlib.blake2b(plain, digest_size=16).hexdigest(), convert(content, target)
 
 
-def _parts(source: Source, split: float | None) -> dict[str | None, Sequence[Item]]:
-    """The items of each split to build."""
-    if source.splits:
-        if split is not None:
-            raise UsageError(
-                f"{source.name!r} comes with splits of its own: {', '.join(source.splits)}.",
-                remedy="leave out --split",
-            )
-        return {name: source.items(name) for name in source.splits}
-    items = source.items(None)
-    share = source.default_split if split is None else split
-    if not share:
-        return {None: items}
-    parts: dict[str | None, Sequence[Item]] = {
-        name: [item for item in items if split_of(item, share) == name]
-        for name in ("train", "test")
-    }
-    empty = [str(name) for name, chosen in parts.items() if not chosen]
-    if empty:
-        raise UsageError(
-            f"The split {empty[0]!r} would be empty.",
-            cause=f"{len(items)} pictures, of which a share of {share} becomes 'test'",
-            remedy="another --split, or --split 0 for a set without splits",
-        )
-    return parts
-
-
-def _size_and_mode(
-    source: Source,
-    parts: dict[str | None, Sequence[Item]],
-    shape: tuple[int, int] | None,
-    mode: Mode | None,
-    work: Work,
-) -> tuple[int, int, Mode]:
-    """Height, width and mode: as asked for, else as the source prefers, else as its pictures are.
-
-    Raises:
-        UsageError: The pictures have several sizes and none was asked for.
-        DataError: Not one header could be read.
-    """
-    shape, mode = shape or source.default_size, mode or source.default_mode
-    if shape is None or mode is None:
-        items = [item for part in parts.values() for item in part]
-        headers: Counter[Header] = Counter()
-        rejected: list[Rejected] = []
-        for _, header in work.in_order("survey", Item.header, items):
-            if isinstance(header, Rejected):
-                rejected.append(header)
-            else:
-                headers[header] += 1
-        if not headers:
-            raise _nothing_readable(rejected)
-        shape = shape or _common_size(headers)
-        mode = mode or ("L" if all(header.grey for header in headers) else "RGB")
-    return (*shape, mode)
-
-
-def _common_size(headers: Counter[Header]) -> tuple[int, int]:
-    sizes = sorted({(header.height, header.width) for header in headers})
-    if len(sizes) > 1:
-        (low_h, low_w), (high_h, high_w) = sizes[0], sizes[-1]
-        raise UsageError(
-            f"The pictures have {len(sizes)} different sizes, "
-            f"from {low_w}x{low_h} to {high_w}x{high_h}; a shard set has one.",
-            remedy="choose one, for example --size 64 (and --fit crop, pad or stretch)",
-        )
-    return sizes[0]
-
-
-def _fields(items: Sequence[Item], encoding: Encoding, *, labelled: bool) -> tuple[str, ...]:
-    """Extensions that members may have; with `auto` that depends on what the pictures are."""
-    pictures: tuple[str, ...] = (encoding,)
-    if encoding == "auto":
-        arrays = all(not isinstance(item.content, os.PathLike) for item in items)
-        pictures = ("png",) if arrays else ("jpg", "png")
-    return (*(("cls",) if labelled else ()), *pictures)
-
-
 def _list(place: Location, header: tuple[str, str], rows: Sequence[tuple[str, str]]) -> None:
     if not rows:
         return
@@ -327,16 +255,6 @@ def _list(place: Location, header: tuple[str, str], rows: Sequence[tuple[str, st
     table.writerow(header)
     table.writerows(rows)
     place.write_bytes(text.getvalue().encode(errors="surrogateescape"))
-
-
-def _nothing_readable(rejected: Sequence[Rejected]) -> DataError:
-    reason, count = Counter(each.reason for each in rejected).most_common(1)[0]
-    return DataError(
-        f"None of {len(rejected)} files could be read as a picture.",
-        where=rejected[0].path,
-        cause=f"{reason} ({count} times)",
-        remedy=f"pictures are files that end in {', '.join(sorted(SUFFIXES))}",
-    )
 
 
 def _check_choices(**options: tuple[str | None, tuple[str, ...]]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -44,21 +44,25 @@ class Rules:
     Args:
         picture: Extension of the member that is the picture; None: the only one that can be.
         label_key: Key in the `json` member that says the class; None: the `cls` member does.
+        kinds: Extensions of pictures.
+        streamed: Whether pictures have to be streamable as they are, so that they are looked at.
     """
 
     picture: str | None = None
     label_key: str | None = None
+    kinds: Collection[str] = tuple(PICTURES)
+    streamed: bool = True
 
     def is_picture(self, extension: str) -> bool:
         """Whether a member with this extension may be the picture of a sample."""
         if self.picture is not None:
             return extension == self.picture
-        return extension.rpartition(".")[2] in PICTURES
+        return extension.rpartition(".")[2] in self.kinds
 
     def wanted(self, name: str) -> int:
         """Bytes that are read of a member, at most; 0: its content does not matter."""
         _, extension = split_name(name)
-        if self.is_picture(extension):
+        if self.streamed and self.is_picture(extension):
             return MAX_PICTURE_BYTES
         if extension == self.label_extension:
             return _MAX_CLS_BYTES if self.label_key is None else _MAX_JSON_BYTES
@@ -90,7 +94,7 @@ class Found:
 
 
 def scan_tar(file: TarFile, rules: Rules) -> tuple[Found, pa.Table]:
-    """Find the samples of a found.
+    """Find the samples of a tar.
 
     Returns:
         What they have in common, and one row for each: key, label as text or null, and offset,
@@ -103,13 +107,13 @@ def scan_tar(file: TarFile, rules: Rules) -> tuple[Found, pa.Table]:
     keys: list[str] = []
     labels: list[str | None] = []
     columns: dict[str, list[Member | None]] = {}
-    for sample in _samples(file, rules):
-        chosen = sample.picture(file)
-        if chosen is None:
+    for sample in samples_of(file, rules):
+        extension = sample.picture(file, rules)
+        if extension is None:
             found.without_picture += 1
             found.first_without = found.first_without or f"{sample.shown} in {file.where}"
             continue
-        extension, look = chosen
+        look = sample.look(file, extension)
         found.look = look.check_same(found.look)
         members = sample.plain_members()
         members[PICTURES[extension.rpartition(".")[2]]] = sample.members[extension]
@@ -128,21 +132,31 @@ def scan_tar(file: TarFile, rules: Rules) -> tuple[Found, pa.Table]:
 
 
 @dataclass
-class _Sample:
+class Sample:
+    """Members that belong together."""
+
     key: str
     members: dict[str, Member] = field(default_factory=dict)
-    looks: dict[str, Look | str] = field(default_factory=dict)
+    """By extension; without their contents."""
     label: str | None = None
+    """The class as text."""
+    looks: dict[str, Look | str] = field(default_factory=dict)
+    """Of pictures that have to be streamable: size and mode, or why they are not."""
 
     @property
     def shown(self) -> str:
         """The key as text; bytes that are no UTF-8 are written out."""
         return self.key.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
-    def picture(self, file: TarFile) -> tuple[str, Look] | None:
-        """Extension and look of the picture, if there is one."""
-        exact = [extension for extension in self.looks if extension in PICTURES]
-        chosen = exact or list(self.looks)
+    def picture(self, file: TarFile, rules: Rules) -> str | None:
+        """Extension of the picture, if there is one.
+
+        Raises:
+            DataError: There are several.
+        """
+        fitting = [extension for extension in self.members if rules.is_picture(extension)]
+        exact = [extension for extension in fitting if extension in rules.kinds]
+        chosen = exact or fitting
         if len(chosen) > 1:
             raise DataError(
                 f"A sample has {len(chosen)} pictures.",
@@ -150,14 +164,20 @@ class _Sample:
                 cause=f"its members {', '.join(sorted(chosen)[:8])} are all pictures",
                 remedy=f"say which one is meant: --picture {min(chosen)}",
             )
-        if not chosen:
-            return None
-        look = self.looks[chosen[0]]
+        return chosen[0] if chosen else None
+
+    def look(self, file: TarFile, extension: str) -> Look:
+        """Size and mode of a picture.
+
+        Raises:
+            DataError: It cannot be streamed as it is.
+        """
+        look = self.looks[extension]
         if isinstance(look, Look):
-            return chosen[0], look
+            return look
         raise DataError(
             "A picture cannot be streamed as it is.",
-            where=f"{file.where}, member {self.shown}.{chosen[0]}",
+            where=f"{file.where}, member {self.shown}.{extension}",
             cause=look,
             remedy="distgen data build SRC DST converts it, with the folder of the tars as SRC",
         )
@@ -171,9 +191,13 @@ class _Sample:
         }
 
 
-def _samples(file: TarFile, rules: Rules) -> Iterator[_Sample]:
-    """Members that follow one another under one key; contents are looked at and let go."""
-    sample: _Sample | None = None
+def samples_of(file: TarFile, rules: Rules) -> Iterator[Sample]:
+    """Members that follow one another under one key; contents are looked at and let go.
+
+    Raises:
+        DataError: The tar is damaged, or a class cannot be read.
+    """
+    sample: Sample | None = None
     for member in file.members(rules.wanted):
         key, extension = split_name(member.name)
         if key is None:
@@ -181,12 +205,12 @@ def _samples(file: TarFile, rules: Rules) -> Iterator[_Sample]:
         if sample is None or sample.key != key:
             if sample is not None:
                 yield sample
-            sample = _Sample(key)
+            sample = Sample(key)
         if extension in sample.members:
             raise file.damaged(f"its sample {sample.shown!r} has two members .{extension}")
         sample.members[extension] = member._replace(content=b"")
         where = f"sample {sample.shown!r} in {file.where}"
-        if rules.is_picture(extension):
+        if rules.streamed and rules.is_picture(extension):
             sample.looks[extension] = look_at(member.content, where)
         elif extension == rules.label_extension:
             sample.label = label_of(member.content, rules.label_key, where)

@@ -11,12 +11,10 @@ from itertools import islice
 from typing import TypeVar
 
 from distgen.data.convert import RejectedError
-from distgen.data.sources import Item
+from distgen.data.sources import Item, chunk_end
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of the stage, the items done, and the items of the stage."""
-
-_CHUNK = 32
 
 T = TypeVar("T")
 
@@ -41,7 +39,7 @@ class Work:
         self, stage: str, work: Callable[[Item], T], items: Sequence[Item], start: int = 0
     ) -> Iterator[tuple[Item, T | Rejected]]:
         """Items from `start` on and what `work` made of them, in order, a few chunks ahead."""
-        chunks = (items[begin : begin + _CHUNK] for begin in range(start, len(items), _CHUNK))
+        chunks = _chunks(items, start)
         pending: deque[tuple[Sequence[Item], Future[list[T | Rejected]]]] = deque()
         done = start
         try:
@@ -58,6 +56,13 @@ class Work:
         finally:
             for _, future in pending:
                 future.cancel()
+
+
+def _chunks(items: Sequence[Item], start: int) -> Iterator[Sequence[Item]]:
+    while start < len(items):
+        end = chunk_end(items, start)
+        yield items[start:end]
+        start = end
 
 
 def _each(work: Callable[[Item], T], items: Sequence[Item]) -> list[T | Rejected]:

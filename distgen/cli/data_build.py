@@ -1,0 +1,193 @@
+"""`distgen data build`: from a source of pictures to a shard set."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distgen.cli.console import console, print_json
+from distgen.cli.progress import counting
+from distgen.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from distgen.core.storage import Location
+    from distgen.data import Built, Manifest
+
+
+def build(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="A built-in set, a path or a URL; see above.",
+        ),
+    ],
+    dst: Annotated[str, typer.Argument(metavar="DST", help="Folder to write: a path or a URL.")],
+    size: Annotated[
+        str | None, typer.Option(help="Pixels: SIDE or WIDTHxHEIGHT. Default: the source's own.")
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="`L` (grey) or `RGB`. Default: the source's own.")
+    ] = None,
+    fit: Annotated[
+        str,
+        typer.Option(
+            help="Other proportions: `crop` to the centre, `pad` with black (never enlarges), "
+            "or `stretch`."
+        ),
+    ] = "crop",
+    split: Annotated[
+        float | None,
+        typer.Option(help="Share of the pictures that becomes the split `test`; 0 for no splits."),
+    ] = None,
+    image_column: Annotated[
+        str | None,
+        typer.Option(help="Parquet: the column of pictures. Default: the only one of bytes."),
+    ] = None,
+    label_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Parquet: the column of classes. Default: `label`, `class`, `fine_label`, "
+            "`target`, `category` or `cls`, else the only ClassLabel."
+        ),
+    ] = None,
+    picture: Annotated[
+        str | None,
+        typer.Option(help="Tars: extension of the pictures, where samples have several."),
+    ] = None,
+    label_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Tars: key in the `json` members that says the class. Default: `cls` members."
+        ),
+    ] = None,
+    encoding: Annotated[
+        str,
+        typer.Option(help="`png`, `jpg`, or `auto`: JPEG for what came as JPEG, else PNG."),
+    ] = "auto",
+    quality: Annotated[int, typer.Option(help="Quality of JPEGs that have to be written.")] = 95,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that convert. Default: one for each core.")
+    ] = None,
+    shard_samples: Annotated[int, typer.Option(help="Samples in a shard, at most.")] = 8192,
+    shard_mib: Annotated[int, typer.Option(help="MiB after which a new shard begins.")] = 256,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace the shard set that is there, once the new one is whole."
+        ),
+    ] = False,
+    drop_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--drop-duplicates", help="Leave out files with the content of one that came before."
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Build a shard set: WebDataset tars with an index and a manifest.
+
+    SRC is the first of these that it fits: a built-in set (`digits`, `fashion-mnist`); a Parquet
+    file or a WebDataset tar; a shard set, or a folder of its splits; a folder of IDX files; a
+    folder of Parquet files, of tars, or of pictures (a class is a first-level subfolder). All but
+    IDX files and folders of pictures may be URLs, such as s3://bucket/path. Folders and files that
+    are called train, test and val stay splits. Of tars and shard sets, the picture and the class
+    of each sample go into the new set, and nothing else.
+
+    Messy folders are fine: orientation and colour profiles are applied, transparency goes over
+    white, and what cannot be used is listed in rejected.csv with the reason. Files with the same
+    content are listed in duplicates.csv. A build that was killed goes on when it is run again.
+    """
+    from distgen.data import build as build_set
+    from distgen.data.sources import SourceOptions
+
+    with counting("pictures") as show:
+        built = build_set(
+            source,
+            dst,
+            size=_parse_size(size),
+            mode=mode,  # type: ignore[arg-type]  # checked there, with the nearest choice
+            fit=fit,  # type: ignore[arg-type]
+            split=split,
+            options=SourceOptions(image_column, label_column, picture, label_key),
+            encoding=encoding,  # type: ignore[arg-type]
+            quality=quality,
+            workers=workers,
+            shard_samples=shard_samples,
+            shard_bytes=shard_mib << 20,
+            overwrite=overwrite,
+            drop_duplicates=drop_duplicates,
+            on_progress=show,
+        )
+    if as_json:
+        print_json(_built_as_json(built))
+        return
+    _show_built(built)
+
+
+def _parse_size(text: str | None) -> int | tuple[int, int] | None:
+    """`64` or `96x64` (width x height) as a side or (height, width)."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", text.strip().lower())
+    if match is None:
+        raise UsageError(
+            f"--size {text!r} is not a size.", remedy="SIDE or WIDTHxHEIGHT, such as 64 or 96x64"
+        )
+    width, height = match.groups()
+    return int(width) if height is None else (int(height), int(width))
+
+
+def in_short(place: Location, manifest: Manifest) -> str:
+    """A shard set in a line."""
+    image = manifest.image
+    classes = f", {image.num_classes} classes" if image.classes else ""
+    return (
+        f"{place}  {manifest.num_samples:,} pictures of {image.width}x{image.height} "
+        f"{image.mode}{classes}, {len(manifest.shards)} shards"
+    )
+
+
+def _built_as_json(built: Built) -> dict[str, Any]:
+    return {
+        "url": str(built.location),
+        "samples": built.num_samples,
+        "rejected": built.rejected,
+        "duplicates": built.duplicates,
+        "resumed_shards": built.resumed,
+        "sets": [
+            {
+                "split": manifest.split,
+                "samples": manifest.num_samples,
+                "shards": len(manifest.shards),
+                "bytes": sum(shard.bytes for shard in manifest.shards),
+                "fingerprint": manifest.fingerprint,
+                "image": manifest.image.model_dump(mode="json"),
+            }
+            for manifest in built.manifests.values()
+        ],
+    }
+
+
+def _show_built(built: Built) -> None:
+    from distgen.data.build import DUPLICATES_NAME, REJECTED_NAME
+
+    for manifest in built.manifests.values():
+        place = built.location / manifest.split if manifest.split else built.location
+        console.print(in_short(place, manifest))
+    if built.rejected:
+        console.print(
+            f"{built.rejected:,} files could not be used: {built.location / REJECTED_NAME}",
+            style="yellow",
+        )
+    if built.duplicates:
+        console.print(
+            f"{built.duplicates:,} files have the content of another: "
+            f"{built.location / DUPLICATES_NAME}",
+            style="yellow",
+        )
+    if built.resumed:
+        console.print(f"{built.resumed:,} shards were there from a build that was cut short")
+    console.print(f"next: distgen data preview {built.location}")
