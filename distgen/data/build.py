@@ -8,7 +8,7 @@ import hashlib
 import io
 import os
 from collections.abc import Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,6 +27,7 @@ from distgen.data.convert import (
 from distgen.data.index import Manifest
 from distgen.data.journal import JOURNAL_NAME, Journal, Step, digest_of
 from distgen.data.pack import SHARD_BYTES, SHARD_SAMPLES, SetWriter, check_room, replacing
+from distgen.data.processes import Staged
 from distgen.data.sources import Item, Source, SourceOptions, open_source
 from distgen.data.survey import check_apart, fields_of, nothing_readable, parts_of, size_and_mode
 from distgen.data.work import Progress, Rejected, Work
@@ -88,13 +89,13 @@ def build(
             None: as the source prefers.
         encoding: `png`, `jpg`, or `auto`: JPEG for what came as JPEG, PNG for the rest.
         quality: Of the JPEGs that have to be written, 1 to 100.
-        workers: Threads that decode, convert and encode; None: one for each core.
+        workers: Processes that decode, convert and encode; None: one for each core.
         shard_samples: Samples after which a new shard begins.
         shard_bytes: Bytes after which a new shard begins.
         overwrite: Replace the shard set that is there, which stays until the new one is whole.
         drop_duplicates: Leave out files with the same content as one that came before.
         options: How the source is read.
-        executor: Who does the work in place of threads; what it is given can be pickled.
+        executor: Who does the work instead; what it is given can be pickled.
         on_progress: Told about every chunk.
 
     Raises:
@@ -123,9 +124,9 @@ def build(
         check_apart(source, opened, location, parts)
     workers = workers or os.cpu_count() or 1
     with contextlib.ExitStack() as stack:
-        threads = executor or stack.enter_context(ThreadPoolExecutor(workers, "distgen-build"))
+        hands = executor or stack.enter_context(Staged(workers))
         # A chunk in work and one waiting for each worker: memory does not grow with the pictures.
-        work = Work(threads, 2 * workers, report)
+        work = Work(hands, 2 * workers, report)
         height, width, mode = size_and_mode(opened, parts, shape, mode, work)
         _check_ranges(size=((height, width), 1, MAX_SIDE))
         target = Target(height, width, mode, fit, encoding, quality)
