@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -69,7 +72,11 @@ def build(
     ] = "auto",
     quality: Annotated[int, typer.Option(help="Quality of JPEGs that have to be written.")] = 95,
     workers: Annotated[
-        int | None, typer.Option(help="Threads that convert. Default: one for each core.")
+        int | None, typer.Option(help="Processes that convert. Default: one for each core.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster's address: its processes convert, not this machine's."),
     ] = None,
     shard_samples: Annotated[int, typer.Option(help="Samples in a shard, at most.")] = 8192,
     shard_mib: Annotated[int, typer.Option(help="MiB after which a new shard begins.")] = 256,
@@ -100,19 +107,25 @@ def build(
     white, and what cannot be used is listed in rejected.csv with the reason. Files with the same
     content are listed in duplicates.csv. A build that was killed goes on when it is run again.
     """
-    from distgen.data import build as build_set
+    from distgen.data import build as build_here
     from distgen.data.sources import SourceOptions
 
+    run: Callable[..., Built] = build_here
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        from distgen.launch.build import build_on_cluster  # only here is Ray needed
+
+        run = partial(build_on_cluster, address=address)
     with counting("pictures") as show:
-        built = build_set(
+        built = run(
             source,
             dst,
             size=_parse_size(size),
-            mode=mode,  # type: ignore[arg-type]  # checked there, with the nearest choice
-            fit=fit,  # type: ignore[arg-type]
+            mode=mode,  # checked there, with the nearest choice
+            fit=fit,
             split=split,
             options=SourceOptions(image_column, label_column, picture, label_key),
-            encoding=encoding,  # type: ignore[arg-type]
+            encoding=encoding,
             quality=quality,
             workers=workers,
             shard_samples=shard_samples,
