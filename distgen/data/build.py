@@ -199,8 +199,8 @@ class _Filling:
         begun = len(self.steps)
         for finished, step in self._journal.steps(writer.split):
             writer.take(finished)
-            self.steps.append(step)
             self._seen |= step.seen
+            self._keep(step)
             self.resumed += 1
         start = self.steps[-1].items if len(self.steps) > begun else 0
         step = Step()
@@ -235,8 +235,13 @@ class _Filling:
             return step
         step.items = items
         self._journal.add(writer.split, finished, step)
-        self.steps.append(step)
+        self._keep(step)
         return Step()
+
+    def _keep(self, step: Step) -> None:
+        """Count a step; what was seen in it is known already, and would be held twice."""
+        step.seen = {}
+        self.steps.append(step)
 
 
 def _convert(item: Item, target: Target) -> tuple[str, Encoded]:

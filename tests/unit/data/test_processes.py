@@ -7,9 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import wait
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, wait
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from PIL import Image
@@ -17,6 +20,8 @@ from PIL import Image
 from distgen.core.errors import DataError, DistgenError
 from distgen.data import build
 from distgen.data.processes import Processes, Staged
+from distgen.data.sources import Item
+from distgen.data.work import Work
 
 
 def refuse(what: str) -> None:
@@ -116,3 +121,27 @@ def test_what_ends_soon_is_done_by_threads() -> None:
         calls = [staged.submit(spin, 0.0) for _ in range(50)]
         wait(calls)
         assert {call.result() for call in calls} == {os.getpid()}
+
+
+class Counting(Executor):
+    """Does everything at once, and counts what it was given."""
+
+    def __init__(self) -> None:
+        self.given = 0
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.given += 1
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
+def test_no_more_chunks_are_begun_than_are_wanted_ahead() -> None:
+    items = [Item(str(number), "", number, np.empty(0)) for number in range(1000)]
+    counting = Counting()
+    done: list[int] = []
+    work = Work(counting, 3, lambda _stage, count, _all: done.append(count))
+    for position, (item, label) in enumerate(work.in_order("x", lambda item: item.label, items)):
+        assert item.label == label == position
+        assert counting.given <= position // 32 + 3
+    assert done == [*range(32, 1000, 32), 1000]
