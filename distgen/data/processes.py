@@ -124,7 +124,10 @@ class Processes(ThreadPoolExecutor):
 class _Process:
     def __init__(self) -> None:
         self._process = subprocess.Popen(  # noqa: S603  (this interpreter, and a constant)
-            [sys.executable, "-c", _START], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", _START],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=0,  # Ctrl-C is for the process that ends this one
         )
         assert self._process.stdin is not None  # noqa: S101
         assert self._process.stdout is not None  # noqa: S101
@@ -183,7 +186,6 @@ class _Process:
 
 def serve() -> None:
     """Do what comes through the pipe until it ends; the body of a process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this one will end it
     tasks, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not come between the answers
     with contextlib.suppress(EOFError, BrokenPipeError):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from distgen.core.errors import DataError
+from distgen.core.errors import DataError, UsageError
+from distgen.core.storage import locate
 from distgen.data import build
-from tests.stores.conftest import Store
+from tests.stores.conftest import BUCKET, Store
 from tests.stores.proxy import Fault, FaultProxy
 from tests.unit.data.test_stored_sources import any_source, cut_short, everything
 
@@ -68,3 +71,42 @@ def test_a_single_file_in_a_store_is_a_source(store: Store, tmp_path: Path) -> N
     store.upload(source, "sources/file")
     built = build(store.url("sources/file/a.parquet"), tmp_path / "set")
     assert (built.num_samples, built.manifests[None].name) == (60, "a")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("parquet", "a.parquet"), ("tars", "a.tar"), ("set", "")]
+)
+def test_files_and_sets_behind_a_web_server_are_sources(
+    store: Store, proxy: FaultProxy, tmp_path: Path, kind: str, name: str
+) -> None:
+    source = any_source(kind, tmp_path / "src")
+    store.upload(source, f"web-sources/{kind}/{source.name}")
+    url = f"http://127.0.0.1:{proxy.port}/{BUCKET}/web-sources/{kind}/{source.name}"
+    options: dict[str, Any] = {"size": 8, "split": 0.3, "shard_samples": 10}
+    build(str(source / name), tmp_path / "here", **options)
+    build(f"{url}/{name}".rstrip("/"), tmp_path / "there", **options)
+    assert tars_of(tmp_path / "there") == tars_of(tmp_path / "here")
+    with pytest.raises(UsageError, match="does not exist") as error:
+        build(f"{url}/nothing", tmp_path / "other")
+    assert "web servers do not list folders" in str(error.value)
+
+
+def test_the_version_of_a_file_changes_with_it(
+    store: Store, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    file = tmp_path / "up" / "a.bin"
+    file.parent.mkdir()
+    urls = (
+        store.url("versions/a.bin"),
+        f"http://127.0.0.1:{proxy.port}/{BUCKET}/versions/a.bin",
+        str(file),
+    )
+    found: list[list[str]] = []
+    for data in (b"1", b"2"):
+        file.write_bytes(data)
+        os.utime(file, (len(found), len(found)))
+        store.upload(file.parent, "versions")
+        found.append([locate(url).version() for url in urls])
+        assert found[-1] == [locate(url).version() for url in urls]
+        time.sleep(1.0)  # stores and servers tell times in seconds
+    assert all(before != after for before, after in zip(*found, strict=True))

@@ -162,7 +162,7 @@ def _kind_of_folder(source: str, place: Location) -> str:
     if not place.is_dir():
         raise UsageError(
             f"The source {source!r} does not exist.",
-            cause=None if place.local is not None else f"asked with {place.credentials}",
+            cause=_why_not_there(place),
             remedy=f"SRC is {'; '.join(RULES)}; {did_you_mean(source, BUILTIN)}",
         )
     if place.local is not None and find_idx(place.local):
@@ -187,6 +187,14 @@ def _kind_of_folder(source: str, place: Location) -> str:
             remedy="copy the folder here first; the shard set may then go to a URL",
         )
     return {"Parquet files": "parquet", "tars": "tar"}.get(kind, kind)
+
+
+def _why_not_there(place: Location) -> str | None:
+    if place.local is not None:
+        return None
+    if place.url.startswith(("http://", "https://")):
+        return "web servers do not list folders: name a file, or a shard set without splits"
+    return f"nothing is there for these credentials: {place.credentials}"
 
 
 def _shallowest(place: Location) -> tuple[str, Counter[str]]:

@@ -89,6 +89,11 @@ def test_a_process_that_ends_is_said_to_have(number: int, words: str) -> None:
             processes.submit(os.getpid).result()
 
 
+def test_an_interrupt_of_the_group_is_not_for_the_processes() -> None:
+    with Processes(1) as processes:
+        assert processes.submit(os.getpgid, 0).result() != os.getpgid(0)
+
+
 def test_no_process_outlives_the_one_that_started_it() -> None:
     script = (
         "import os, signal; from distgen.data.processes import Processes\n"
