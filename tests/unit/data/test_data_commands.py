@@ -109,6 +109,15 @@ def test_bad_requests_exit_2_and_name_the_remedy(
     assert words in text
 
 
+def test_the_cluster_of_the_environment_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    code, text = code_and_text(run("build", "digits", tmp_path / "set"))
+    assert code == 2
+    assert "No Ray cluster answers" in text
+
+
 def test_help_names_all_kinds_of_sources() -> None:
     text = " ".join(run("build", "--help").output.split())
     for kind in ("digits", "Parquet file", "WebDataset tar", "shard set", "IDX", "pictures"):
