@@ -14,7 +14,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class AugmentConfig(Config):
-    """Random changes to training pictures, drawn from (seed, epoch, sample); all are off at 0.
+    """Random changes to training pictures, drawn from (seed, position, sample); all are off at 0.
 
     Figures are limits: how much a picture gets is drawn evenly up to them, in both directions.
     Evaluation sees pictures as they are.

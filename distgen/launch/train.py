@@ -24,8 +24,9 @@ from distgen.launch.telemetry import News, Telemetry
 from distgen.launch.worker import run_rank
 from distgen.training.job import ScalingConfig, TrainJob
 from distgen.training.local import stop_on_signals
+from distgen.training.outcome import Outcome, finished_outcome
 from distgen.training.run import RunFolder, Tick, open_pictures, prepare
-from distgen.training.trainer import OnTick, Outcome, finished_outcome
+from distgen.training.trainer import OnTick
 
 POLL_S = 0.5
 START_ATTEMPTS = 10

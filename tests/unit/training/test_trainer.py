@@ -9,12 +9,15 @@ from safetensors.torch import load_file
 
 from distgen.core.errors import DataError, PreemptedError, TrainingError
 from distgen.core.storage import locate
+from distgen.data.augment import augment
 from distgen.data.config import AugmentConfig
+from distgen.data.view import FilterConfig
 from distgen.registry.bundle import load_bundle
 from distgen.training import checkpoint, trainer
 from distgen.training.collective import Collective
+from distgen.training.outcome import finished_outcome
 from distgen.training.run import Tick
-from distgen.training.trainer import crossed, finished_outcome, train, train_only
+from distgen.training.trainer import crossed, train, train_only
 
 FAMILIES = ("gan", "vae", "rvae")
 
@@ -66,8 +69,8 @@ def test_resume_equals_uninterrupted(family, stop_at, make_job, start):
 def test_augmented_pictures_are_the_same_after_a_resume(make_job, start):
     def augmented(name):
         job = make_job("vae", name)
-        augment = AugmentConfig(flip=0.5, shift=1, rotate=10, brightness=0.1)
-        return job.model_copy(update={"data": job.data.model_copy(update={"augment": augment})})
+        config = AugmentConfig(flip=0.5, shift=1, rotate=10, brightness=0.1)
+        return job.model_copy(update={"data": job.data.model_copy(update={"augment": config})})
 
     plain, whole = start(make_job("vae", "plain")), start(augmented("whole"))
     train(plain.job())
@@ -78,6 +81,25 @@ def test_augmented_pictures_are_the_same_after_a_resume(make_job, start):
     train(broken.job())
     assert weights(broken) == weights(whole)
     assert weights(whole) != weights(plain)
+
+
+def test_each_picture_changes_by_its_position_whatever_part_of_a_set_is_read(
+    make_job, start, monkeypatch
+):
+    job = make_job("vae", images=192)
+    config = AugmentConfig(flip=0.5)
+    one_class = FilterConfig(classes=("3",))
+    data = job.data.model_copy(update={"augment": config, "filter": one_class})
+    positions = []
+
+    def noted(images, samples, positions_n, *rest):
+        positions.extend(positions_n.tolist())
+        return augment(images, samples, positions_n, *rest)
+
+    monkeypatch.setattr(trainer, "augment", noted)
+    train(start(job.model_copy(update={"data": data})).job())
+    # Some 140 samples are read again within 192, and must not look as they did before.
+    assert positions == list(range(192))
 
 
 def test_a_long_run_hears_of_a_stop_long_before_its_next_point(make_job, start, monkeypatch):
