@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from distgen.core.config import Config
+from distgen.data.bad import BAD_BUDGET, OnError, Tolerance
 from distgen.data.cache import CACHE_BUDGET_MIB, Cache
 from distgen.data.view import FilterConfig
 
@@ -91,8 +92,18 @@ class DataConfig(Config):
     the budget, `auto` all or none, `none` none."""
     cache_budget_mib: NonNegativeInt = CACHE_BUDGET_MIB
     """Memory of each host, in MiB, for decoded pictures."""
+    on_error: OnError = "fail"
+    """What a damaged sample does: `fail` ends the run; `substitute` takes the next sound one in its
+    place and notes it in `bad_samples.jsonl`."""
+    bad_budget: Annotated[float, Field(ge=0.0)] = BAD_BUDGET
+    """Damaged samples up to which a run goes on: a count, or below 1 a share of the set."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes to the pictures, made on the device."""
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """What a damaged sample does, and how many may be."""
+        return Tolerance(self.on_error, self.bad_budget)
 
     @model_validator(mode="before")
     @classmethod

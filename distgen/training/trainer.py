@@ -25,6 +25,7 @@ from distgen.objectives.base import Noise, TrainBatch
 from distgen.registry.bundle import write_bundle
 from distgen.training import checkpoint, curves, samples
 from distgen.training.allocator import keep_freed_memory
+from distgen.training.bad_samples import BadSamples
 from distgen.training.collective import Collective
 from distgen.training.ema import EMA
 from distgen.training.job import TrainJob
@@ -71,6 +72,9 @@ class Trainer:
         self.objective = build_objective(job.objective, job.model)
         self.optimizers = build_optimizers(self.objective.phases, self.networks, job.training)
         self.meters = Meters(device)
+        self.bad_samples = BadSamples(
+            self.run, self.collective, job.data.tolerance, self.pictures.num_samples
+        )
         self.images_seen = 0
         self.last_card: Card | None = None
         self._stop_wanted = False
@@ -168,6 +172,9 @@ class Trainer:
             prefetch_batches=data.prefetch_batches,
             cache=data.cache,
             cache_budget_mib=data.cache_budget_mib,
+            on_error=data.on_error,
+            bad_budget=data.bad_budget,
+            on_bad=self.bad_samples.add,
         )
 
     def _precision(self) -> AbstractContextManager[Any]:
@@ -210,6 +217,7 @@ class Trainer:
                 remedy="lower training.learning_rate and start with --fresh; "
                 "the last checkpoint is from before",
             )
+        self.bad_samples.share()
         stop = bool(self.collective.agree(self._say(reading, point_due)))
         if point_due or stop:
             self.meters.reset()
@@ -306,6 +314,7 @@ class Trainer:
             world=self.world,
             device=self.device,
             images_seen=self.images_seen,
+            tolerance=self.job.data.tolerance,
             gather=self.collective.gather_rows,
             on_progress=progress,
         )
