@@ -10,6 +10,8 @@ from distgen.core.world import World
 from distgen.data import open_shard_set
 from distgen.data.bad import BadSample, Tolerance
 from distgen.data.index import IndexReader
+from distgen.metrics.card import evaluate_card
+from distgen.training import trainer
 from distgen.training.bad_samples import BadSamples
 from distgen.training.run import prepare
 from distgen.training.trainer import train
@@ -45,17 +47,25 @@ def start_damaged(make_job, damaged):
     return start
 
 
-def test_a_run_goes_on_and_notes_each_damaged_sample_once(start_damaged):
+def test_a_run_goes_on_and_notes_each_damaged_sample_once(start_damaged, monkeypatch):
+    tolerances = []
+
+    def noted_card(*args, **options):
+        tolerances.append(options["tolerance"])
+        return evaluate_card(*args, **options)
+
+    monkeypatch.setattr(trainer, "evaluate_card", noted_card)
     run = start_damaged(on_error="substitute", bad_budget=len(BAD))
     with pytest.raises(PreemptedError):
         train(run.job(), on_tick=lambda tick: tick.images_seen >= 960)
     train(run.job())  # what it resumes from was met before
     noted = run.bad_samples()
-    # 1,600 images are more than an epoch; evaluation reads the damaged ones, too.
+    # 1,600 images are more than an epoch.
     assert sorted(bad.index for bad in noted) == list(BAD)
     assert noted[0].key
     assert "changed after they were written" in noted[0].reason
     assert run.is_finished(1_600)
+    assert tolerances == [Tolerance("substitute", len(BAD))], "a card needs the set, too"
 
 
 def test_without_substitutes_a_damaged_sample_ends_the_run(start_damaged):
@@ -93,3 +103,8 @@ def test_ranks_count_their_damaged_samples_together(make_job):
     with pytest.raises(DataError, match="3 samples are damaged"):
         bad.share()
     assert run.bad_samples() == [one, two, three], "the last one is noted before the run ends"
+
+    resumed = BadSamples(run, Ranks([[two]]), Tolerance("substitute", 3), 50)
+    resumed.add(one)
+    resumed.share()
+    assert run.bad_samples() == [one, two, three], "what was noted is not noted again"
