@@ -205,7 +205,7 @@ def test_damaged_pictures_are_replaced_where_the_run_replaces_them(digits, cache
     assert card.samples == 150
     # What was put in place of damaged pictures is not kept for those who do not want it.
     with pytest.raises(DataError, match="checksum"):
-        evaluate_card(model, VAE, data, held_out, SMALL, cache=cache)
+        evaluate_card(served(GAN, data.spec), GAN, data, held_out, SMALL, cache=cache)
 
 
 def test_a_diverged_model_is_measured_and_told(sets, cache):
