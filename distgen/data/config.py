@@ -84,7 +84,7 @@ class DataConfig(Config):
     shuffle_window: PositiveInt = 16_384
     """Samples, over all lanes, among which neighbours are shuffled; part of the order."""
     decode_threads: PositiveInt = 2
-    """Threads of each worker that read and decode."""
+    """Threads of each worker that read and decode; one where pictures are very small."""
     prefetch_batches: PositiveInt = 4
     """Batches that are made ready ahead of training."""
     cache: Cache = "auto"

@@ -170,8 +170,9 @@ class SampleReader:
     ) -> Iterator[tuple[int, bytes | memoryview]]:
         """Pictures of a shard on this machine, each with its place in the request."""
         begins, lengths = offsets.tolist(), sizes.tolist()
+        file = self._file(shard)
         for span in spans(offsets, sizes, LOCAL_GAP):
-            data = self._fetch(shard, span.start, span.stop)
+            data = self._read(file, shard, span.start, span.stop)
             for member in span.members:
                 begin = begins[member] - span.start
                 yield member, _part(data, begin, begin + lengths[member])
@@ -198,8 +199,11 @@ class SampleReader:
 
     def _fetch(self, shard: int, start: int, stop: int) -> bytes:
         """The bytes of a shard from `start` to `stop`, which is not among them."""
+        return self._read(self._file(shard), shard, start, stop)
+
+    def _read(self, file: Ranges, shard: int, start: int, stop: int) -> bytes:
         try:
-            data = self._file(shard).read_at(start, stop - start)
+            data = file.read_at(start, stop - start)
         except OSError as error:
             raise self._unreadable(shard, f", bytes {start} to {stop}", error) from error
         if len(data) != stop - start:

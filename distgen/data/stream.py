@@ -20,6 +20,9 @@ from distgen.data.mixed import Pictures, Reader, is_remote, open_order, open_rea
 from distgen.data.order import EpochEnd
 
 _ALONE = World()
+# Work on pictures up to this size is mostly Python's own, which one thread at a time can do: a
+# second one takes turns with it after every few microseconds, and both get half as much done.
+SMALL_BYTES = 4096
 
 
 class Stream:
@@ -41,7 +44,7 @@ class Stream:
         shuffle: False gives the samples as they lie.
         epochs: Epochs after which the stream ends, rounded up to whole batches; None: never.
         turn: Every how many-th global batch is ours, where other processes deliver the others.
-        decode_threads: Threads that read and decode.
+        decode_threads: Threads that read and decode; one where pictures are very small.
         prefetch_batches: Batches that are made ready ahead.
         cache: Keep decoded pictures in memory: `memory`, `none`, or `auto` where they fit.
         cache_budget_mib: Memory in MiB up to which `auto` keeps them.
@@ -94,6 +97,8 @@ class Stream:
         self._batch_size = batch_size
         self._stride = batch_size * turn.size
         self._end = _end(self._order, batch_size, epochs)
+        if math.prod(shard_set.spec.shape) <= SMALL_BYTES:
+            decode_threads = 1
         # Every thread needs a batch to work on while others wait to be taken.
         self.ahead = max(prefetch_batches, decode_threads)
         """Batches that are being made ready at any time."""
