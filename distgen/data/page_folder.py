@@ -179,8 +179,7 @@ class PageFolder:
 
     def _unused(self) -> Generator[Path]:
         """Files of sets that nobody reads, those of the set used longest ago first."""
-        others = [place for place in self._sets() if place.name not in self._uses]
-        for place in sorted(others, key=_last_use):
+        for place in sorted(self._sets(), key=_last_use):
             use = open_file(place / "use")
             try:
                 if not lock_within(use, 0):

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -35,7 +36,7 @@ def work(folder: Path, limit: int, mode: str, numbers: list[int], test: Connecti
     """Keep pages whose bytes are all their number, and note in a file what is downloaded."""
     cache = opened(folder, limit)
     place = cache._folder.enter("0" * 32 + f"-{PAGE}") / "0"
-    write = os.pwrite
+    write, read = os.pwrite, os.pread
 
     def die_midway(fd: int, data: Any, offset: int) -> int:
         if len(data) < PAGE:
@@ -53,6 +54,14 @@ def work(folder: Path, limit: int, mode: str, numbers: list[int], test: Connecti
         time.sleep(0.002)
         return bytes([number]) * PAGE
 
+    def look_slowly(*words: Any) -> bytes:
+        data = read(*words)
+        time.sleep(0.001)
+        return data
+
+    if mode == "slow":
+        # Between looking how much is there and saying how much will be.
+        os.pread = look_slowly  # type: ignore[assignment]
     if mode == "dies":
         os.pwrite = die_midway  # type: ignore[assignment]
     test.send("ready")
@@ -94,8 +103,8 @@ class Worker:
 def worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     workers: list[Worker] = []
 
-    def start(*words: Any, **options: Any) -> Worker:
-        workers.append(Worker(tmp_path / "cache", *words, **options))
+    def start(*words: Any) -> Worker:
+        workers.append(Worker(tmp_path / "cache", *words))
         return workers[-1]
 
     yield start
@@ -126,7 +135,7 @@ def test_the_limit_is_never_exceeded_by_all_processes_together(
     worker: Callable[..., Worker], tmp_path: Path
 ) -> None:
     folder, limit = tmp_path / "cache", 40 * PAGE
-    workers = [worker(range(first, first + 60), limit=limit) for first in (0, 30, 60)]
+    workers = [worker(range(first, first + 60), "slow", limit) for first in (0, 30, 60)]
     for each in workers:
         each.hears("ready")
     # Each of them looks after each of its pages, and we all the time.
@@ -176,6 +185,24 @@ def test_a_kill_in_the_middle_of_a_page_leaves_nothing_that_is_taken_for_one(
         assert [path.name for path in files(folder)] == ["0"]
         assert place.read_bytes() == b"x" * PAGE
         assert said(folder) == taken(folder) == PAGE
+
+
+def test_who_waits_for_a_download_that_fails_makes_its_own(tmp_path: Path) -> None:
+    with closing(opened(tmp_path)) as cache, ThreadPoolExecutor(1) as threads:
+        place = cache._folder.enter("0" * 32 + f"-{PAGE}") / "0" / "7"
+        waiting: list[Future[bytes]] = []
+
+        def fail() -> bytes:
+            waiting.append(threads.submit(cache.fetch, place, PAGE, lambda: bytes(PAGE)))
+            time.sleep(0.1)
+            assert not waiting[0].done()
+            raise OSError("the store is away")
+
+        with pytest.raises(OSError, match="away"):
+            cache.fetch(place, PAGE, fail)
+        assert waiting[0].result() == bytes(PAGE)
+        assert files(tmp_path) == [place]
+        assert said(tmp_path) == taken(tmp_path) == PAGE
 
 
 def test_a_holder_that_hangs_is_not_waited_for(
