@@ -112,7 +112,7 @@ class DataConfig(Config):
     cache_dir: LocalFolder | None = None
     """Folder for what `cache: disk` keeps, on a disk of the host itself; left out:
     `$XDG_CACHE_HOME/distgen`, or `~/.cache/distgen`."""
-    cache_disk_gib: PositiveFloat = DISK_GIB
+    cache_disk_gib: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = DISK_GIB
     """Disk of each host, in GiB, for what `cache: disk` keeps of all sets and runs together."""
     on_error: OnError = "fail"
     """What a damaged sample does: `fail` ends the run; `substitute` takes the next sound one in its

@@ -258,6 +258,28 @@ def test_folders_that_differ_from_host_to_host_are_refused(wrong: str) -> None:
         parse(DataConfig, {"shards": "s3://b/x", "cache": "disk", "cache_dir": wrong}, "job.yaml")
 
 
+@pytest.mark.parametrize("wrong", [0, -1, float("inf"), float("nan")])
+def test_limits_that_are_none_are_refused(wrong: float) -> None:
+    with pytest.raises(UsageError, match="cache_disk_gib"):
+        parse(DataConfig, {"shards": "s3://b/x", "cache_disk_gib": wrong}, "job.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "12 monkeys", "0", f"{1 << 50}"])
+def test_books_that_are_wrong_are_made_anew_when_nobody_is_at_work(
+    text: str, made: Made, tmp_path: Path
+) -> None:
+    shard_set, folder = away(made), tmp_path / "cache"
+    epochs(made, shard_set, folder)
+    lock = folder / "pages" / "lock"
+    with closing(opened(folder)) as cache:
+        assert cache.of(shard_set) is not None
+        lock.write_text(text)
+        opened(folder).close()
+        assert lock.read_text() == text, "somebody was at work"
+    opened(folder).close()
+    assert said(folder) == taken(folder) > 0
+
+
 def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
     assert disk.default_folder() == Path("/x/distgen")
