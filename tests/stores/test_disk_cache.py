@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distgen.core.config import parse
 from distgen.core.world import World
 from distgen.data import Stream, open_shard_set, page_folder, pages
+from distgen.training.job import TrainJob
+from distgen.training.local import train_here
+from tests.stores.conftest import Store
 from tests.stores.proxy import FaultProxy
 from tests.unit.data.conftest import Made
 
@@ -52,3 +56,31 @@ def test_every_byte_is_asked_for_once_by_all_ranks_in_all_epochs_and_runs(
     # A later run asks for the manifest and the index, and for no picture.
     assert not any(".tar" in request.path for request in proxy.requests)
     assert proxy.requests
+
+
+def test_a_job_file_says_where_and_how_much(
+    store: Store, digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "PAGE_BYTES", 1 << 17)
+    for split in ("train", "test"):
+        store.upload(Path(digits, split), f"digits/{split}")
+    raw = {
+        "name": "kept",
+        "storage": str(tmp_path / "runs"),
+        "data": {
+            "shards": store.url("digits"),
+            "cache": "disk",
+            "cache_dir": str(tmp_path / "cache"),
+            "cache_disk_gib": 4 * 2**17 / 2**30,
+        },
+        "model": {"family": "vae", "latent_dim": 4, "width": 8},
+        "training": {"images": 64, "batch_size": 32},
+        "evaluation": {
+            "samples": 64,
+            "extractors": ["pixel-pca64"],
+            "importance_samples": 1,
+            "likelihood_images": 4,
+        },
+    }
+    train_here(parse(TrainJob, raw, "test"))
+    assert len(list((tmp_path / "cache").glob("pages/*/*/*"))) == 4

@@ -202,9 +202,11 @@ def test_what_a_full_disk_holds_is_still_read(
     assert len(reads(shard_set)) == 1
 
 
+@pytest.mark.parametrize("by_others", [False, True])
 def test_a_folder_that_is_removed_under_way_is_done_without(
-    made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    by_others: bool, made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Also where others have made it anew, who do not know of us."""
     shard_set, folder = away(made), tmp_path / "cache"
     with Stream(
         shard_set,
@@ -220,12 +222,15 @@ def test_a_folder_that_is_removed_under_way_is_done_without(
         next(stream)
         folder.rename(tmp_path / "gone")
         shutil.rmtree(tmp_path / "gone", ignore_errors=True)
+        if by_others:
+            with closing(opened(folder)) as cache:
+                assert cache.of(shard_set) is not None
         with caplog.at_level(logging.WARNING):
             rest = list(stream)
     assert sum(len(batch) for batch in rest) == 90
     assert all(np.array_equal(b.images_nhwc, made.images_nhwc[b.indices_n]) for b in rest)
     assert len(caplog.records) == 1
-    assert not folder.exists()
+    assert [path for path in files(folder) if not path.suffix] == []
 
 
 def test_a_download_that_fails_leaves_the_page_to_others(tmp_path: Path) -> None:
