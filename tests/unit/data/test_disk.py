@@ -202,11 +202,9 @@ def test_what_a_full_disk_holds_is_still_read(
     assert len(reads(shard_set)) == 1
 
 
-@pytest.mark.parametrize("by_others", [False, True])
 def test_a_folder_that_is_removed_under_way_is_done_without(
-    by_others: bool, made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also where others have made it anew, who do not know of us."""
     shard_set, folder = away(made), tmp_path / "cache"
     with Stream(
         shard_set,
@@ -222,15 +220,25 @@ def test_a_folder_that_is_removed_under_way_is_done_without(
         next(stream)
         folder.rename(tmp_path / "gone")
         shutil.rmtree(tmp_path / "gone", ignore_errors=True)
-        if by_others:
-            with closing(opened(folder)) as cache:
-                assert cache.of(shard_set) is not None
         with caplog.at_level(logging.WARNING):
             rest = list(stream)
     assert sum(len(batch) for batch in rest) == 90
     assert all(np.array_equal(b.images_nhwc, made.images_nhwc[b.indices_n]) for b in rest)
     assert len(caplog.records) == 1
-    assert [path for path in files(folder) if not path.suffix] == []
+    assert not folder.exists()
+
+
+def test_a_folder_that_others_made_anew_is_left_to_them(tmp_path: Path) -> None:
+    folder, name = tmp_path / "cache", "0" * 32 + f"-{PAGE}"
+    with closing(opened(folder)) as ours:
+        place = ours._folder.enter(name) / "0" / "7"
+        folder.rename(tmp_path / "gone")
+        with closing(opened(folder)) as theirs:
+            theirs._folder.enter(name)
+            assert ours.fetch(place, PAGE, lambda: bytes(PAGE)) == bytes(PAGE)
+            assert not place.exists()
+            assert theirs.fetch(place, PAGE, lambda: b"x" * PAGE) == b"x" * PAGE
+            assert said(folder) == taken(folder) == PAGE
 
 
 def test_a_download_that_fails_leaves_the_page_to_others(tmp_path: Path) -> None:
