@@ -5,25 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from distgen.cli import data_build, data_plan
-from distgen.cli.console import (
-    bytes_text,
-    console,
-    print_json,
-    print_table,
-    strong,
+from distgen.cli.console import bytes_text, console, print_json, strong
+from distgen.cli.data_show import (
+    indexed_as_json,
+    progress,
+    show_indexed,
+    show_summary,
 )
-from distgen.cli.data_build import in_short
-from distgen.cli.progress import counting
 
 if TYPE_CHECKING:
     from distgen.data import ShardSet
-    from distgen.data.inspect import Summary
-    from distgen.data.scan import Indexed
 
 app = typer.Typer(help="Build shard sets from pictures, and look at them.", no_args_is_help=True)
 
@@ -65,7 +61,7 @@ def index(
     """Make tars of another tool a shard set, without changing them."""
     from distgen.data.scan import index as index_tars
 
-    with counting("bytes") as show:
+    with progress("bytes") as show:
         indexed = index_tars(
             url,
             match=match,
@@ -78,9 +74,9 @@ def index(
             on_progress=partial(show, "indexing"),
         )
     if as_json:
-        print_json(_indexed_as_json(indexed))
+        print_json(indexed_as_json(indexed))
         return
-    _show_indexed(indexed)
+    show_indexed(indexed)
 
 
 @app.command()
@@ -96,14 +92,14 @@ def inspect(
 
     summaries = []
     for shard_set in _open_all(shards):
-        with counting("pictures") as show:
+        with progress("pictures") as show:
             told = partial(show, shard_set.manifest.split or "reading")
             summaries.append(inspect_set(shard_set, pictures, told))
     if as_json:
         print_json({"url": shards, "sets": [asdict(summary) for summary in summaries]})
         return
     for summary in summaries:
-        _show_summary(summary)
+        show_summary(summary)
 
 
 @app.command()
@@ -113,7 +109,7 @@ def verify(shards: _SET, as_json: _JSON = False) -> None:
 
     verdicts = []
     for shard_set in _open_all(shards):
-        with counting("bytes") as show:
+        with progress("bytes") as show:
             told = partial(show, shard_set.manifest.split or "verifying")
             verdicts.append(verify_set(shard_set, told))
     if as_json:
@@ -162,60 +158,3 @@ def _open_all(url: str) -> list[ShardSet]:
     if (locate(url) / MANIFEST_NAME).is_file():
         return [open_shard_set(url)]
     return [open_shard_set(url, split) for split in splits_of(url)] or [open_shard_set(url)]
-
-
-def _indexed_as_json(indexed: Indexed) -> dict[str, Any]:
-    manifest = indexed.manifest
-    return {
-        "url": str(indexed.location),
-        "samples": manifest.num_samples,
-        "shards": len(manifest.shards),
-        "bytes": sum(shard.bytes for shard in manifest.shards),
-        "fingerprint": manifest.fingerprint,
-        "image": manifest.image.model_dump(mode="json"),
-        "without_picture": indexed.without_picture,
-        "empty": indexed.empty,
-    }
-
-
-def _show_indexed(indexed: Indexed) -> None:
-    manifest = indexed.manifest
-    console.print(in_short(indexed.location, manifest))
-    if indexed.without_picture:
-        console.print(
-            f"{indexed.without_picture:,} samples have no picture and are not in the set, such as "
-            f"{indexed.first_without}",
-            style="yellow",
-        )
-    if indexed.empty:
-        console.print(
-            f"{len(indexed.empty):,} tars hold no picture and are not in the set, such as "
-            f"{indexed.empty[0]}",
-            style="yellow",
-        )
-    console.print(f"next: distgen data preview {indexed.location}")
-
-
-def _show_summary(summary: Summary) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    split = f" ({summary.split})" if summary.split else ""
-    table = Table(title=f"{summary.name}{split}", show_header=False, title_justify="left")
-    rows = [
-        ("place", summary.url),
-        ("samples", f"{summary.samples:,}"),
-        ("shards", f"{summary.shards:,}, {bytes_text(summary.bytes)}"),
-        ("members", ", ".join(summary.fields)),
-        ("pictures", f"{summary.width}x{summary.height} {summary.mode}"),
-        ("mean", ", ".join(f"{value:.2f}" for value in summary.mean)),
-        ("deviation", ", ".join(f"{value:.2f}" for value in summary.std)),
-        ("measured on", f"{summary.pictures_measured:,} pictures, values 0 to 255"),
-        ("fingerprint", summary.fingerprint[:16]),
-    ]
-    rows += [(f"class {name}", f"{count:,}") for name, count in summary.classes.items()]
-    if summary.unlabelled:
-        rows.append(("unlabelled", f"{summary.unlabelled:,}"))
-    for name, value in rows:
-        table.add_row(Text(name), Text(value))
-    print_table(table)

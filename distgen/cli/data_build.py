@@ -6,17 +6,16 @@ import os
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distgen.cli.console import console, print_json
-from distgen.cli.progress import counting
+from distgen.cli.console import print_json
+from distgen.cli.data_show import built_as_json, progress, show_built
 from distgen.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from distgen.core.storage import Location
-    from distgen.data import Built, Manifest
+    from distgen.data import Built
 
 
 def build(
@@ -116,7 +115,7 @@ def build(
         from distgen.launch.build import build_on_cluster  # only here is Ray needed
 
         run = partial(build_on_cluster, address=address)
-    with counting("pictures") as show:
+    with progress("pictures") as show:
         built = run(
             source,
             dst,
@@ -135,9 +134,9 @@ def build(
             on_progress=show,
         )
     if as_json:
-        print_json(_built_as_json(built))
+        print_json(built_as_json(built))
         return
-    _show_built(built)
+    show_built(built)
 
 
 def _parse_size(text: str | None) -> int | tuple[int, int] | None:
@@ -151,56 +150,3 @@ def _parse_size(text: str | None) -> int | tuple[int, int] | None:
         )
     width, height = match.groups()
     return int(width) if height is None else (int(height), int(width))
-
-
-def in_short(place: Location, manifest: Manifest) -> str:
-    """A shard set in a line."""
-    image = manifest.image
-    classes = f", {image.num_classes} classes" if image.classes else ""
-    return (
-        f"{place}  {manifest.num_samples:,} pictures of {image.width}x{image.height} "
-        f"{image.mode}{classes}, {len(manifest.shards)} shards"
-    )
-
-
-def _built_as_json(built: Built) -> dict[str, Any]:
-    return {
-        "url": str(built.location),
-        "samples": built.num_samples,
-        "rejected": built.rejected,
-        "duplicates": built.duplicates,
-        "resumed_shards": built.resumed,
-        "sets": [
-            {
-                "split": manifest.split,
-                "samples": manifest.num_samples,
-                "shards": len(manifest.shards),
-                "bytes": sum(shard.bytes for shard in manifest.shards),
-                "fingerprint": manifest.fingerprint,
-                "image": manifest.image.model_dump(mode="json"),
-            }
-            for manifest in built.manifests.values()
-        ],
-    }
-
-
-def _show_built(built: Built) -> None:
-    from distgen.data.build import DUPLICATES_NAME, REJECTED_NAME
-
-    for manifest in built.manifests.values():
-        place = built.location / manifest.split if manifest.split else built.location
-        console.print(in_short(place, manifest))
-    if built.rejected:
-        console.print(
-            f"{built.rejected:,} files could not be used: {built.location / REJECTED_NAME}",
-            style="yellow",
-        )
-    if built.duplicates:
-        console.print(
-            f"{built.duplicates:,} files have the content of another: "
-            f"{built.location / DUPLICATES_NAME}",
-            style="yellow",
-        )
-    if built.resumed:
-        console.print(f"{built.resumed:,} shards were there from a build that was cut short")
-    console.print(f"next: distgen data preview {built.location}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -15,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from distgen.cli.console import bytes_text, err_console
+from distgen.cli.console import err_console
 
 if TYPE_CHECKING:
     from distgen.training.run import Tick
@@ -117,35 +115,3 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-@contextmanager
-def counting(unit: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each stage on stderr, in a terminal only; yields what is told of progress."""
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
-        TextColumn("{task.description:10}"),
-        BarColumn(),
-        TextColumn("{task.fields[done]}/{task.fields[all]} {task.fields[unit]}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=err_console,
-        transient=True,
-        disable=not err_console.is_terminal,
-    )
-    tasks: dict[str, TaskID] = {}
-
-    def show(stage: str, done: int, total: int) -> None:
-        in_bytes = unit == "bytes" or stage == "scan"
-        amount = bytes_text if in_bytes else "{:,}".format
-        if stage not in tasks:
-            shown = "" if in_bytes else unit
-            tasks[stage] = bar.add_task(stage, done="", all="", rate="", unit=shown)
-        bar.update(tasks[stage], completed=done, total=total, done=amount(done), all=amount(total))
-        speed = bar.tasks[tasks[stage]].speed
-        if speed:
-            bar.update(tasks[stage], rate=f"{amount(round(speed))}/s")
-
-    with bar:
-        yield show

@@ -1,4 +1,4 @@
-"""Decoded pictures that are kept, so that later epochs need not decode them again."""
+"""What is kept for later epochs: decoded pictures in memory, or bytes of remote sets on disk."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 
 from distgen.core.errors import UsageError, did_you_mean
-from distgen.data.mixed import Pictures
+from distgen.core.storage import sha256_of
+from distgen.data.disk import DiskCache, open_disk
+from distgen.data.index import ShardSet
+from distgen.data.mixed import Pictures, is_remote
 from distgen.data.shared import SharedMemory
 
-Cache = Literal["auto", "none", "memory"]
+Cache = Literal["auto", "none", "memory", "disk"]
 CACHES: tuple[str, ...] = get_args(Cache)
 CACHE_BUDGET_MIB = 512
 
@@ -39,8 +42,17 @@ class Decoder(Protocol):
         ...
 
 
-def open_cache(shard_set: Pictures, cache: Cache, budget_mib: int) -> MemoryCache | None:
-    """The cache that was asked for, or None where pictures are decoded anew each time.
+def open_cache(
+    shard_set: Pictures, cache: Cache, budget_mib: int, *, substitutes: bool = False
+) -> MemoryCache | None:
+    """The cache in memory, or None where pictures are decoded anew each time.
+
+    Args:
+        shard_set: Whose pictures are kept.
+        cache: `auto` or `memory`; others keep nothing here.
+        budget_mib: Memory in MiB.
+        substitutes: Whether damaged samples are replaced. Who does not want that must not find
+            substitutes that others keep.
 
     Raises:
         UsageError: `cache` is unknown.
@@ -52,7 +64,30 @@ def open_cache(shard_set: Pictures, cache: Cache, budget_mib: int) -> MemoryCach
     fits = capacity == shard_set.num_samples
     if not capacity or not (cache == "memory" or (cache == "auto" and fits)):
         return None
-    return MemoryCache(shard_set.fingerprint, capacity, shard_set.spec.shape)
+    whose = f"{shard_set.fingerprint} with substitutes" if substitutes else shard_set.fingerprint
+    return MemoryCache(sha256_of(whose.encode()), capacity, shard_set.spec.shape)
+
+
+def open_disk_cache(
+    shard_set: Pictures, cache: Cache, folder: str | None, limit_gib: float
+) -> DiskCache | None:
+    """The cache on disk, or None where none was asked for, or would not help, or cannot be.
+
+    Args:
+        shard_set: What is read.
+        cache: What was asked for.
+        folder: Where pages are kept; None: `default_folder()`.
+        limit_gib: What they may take, in GiB, over all sets and processes that use the folder.
+    """
+    if cache != "disk":
+        return None
+    if not is_remote(shard_set):
+        _log.warning(
+            "data.cache=disk keeps nothing: %s is read from this machine's own file system.",
+            shard_set.location if isinstance(shard_set, ShardSet) else "every set of the mix",
+        )
+        return None
+    return open_disk(folder, limit_gib)
 
 
 class MemoryCache:

@@ -13,8 +13,9 @@ import numpy as np
 from distgen.core.errors import DataError
 from distgen.core.storage import Ranges
 from distgen.data.decode import decode_into
-from distgen.data.index import IndexReader, ShardSet
-from distgen.data.pages import Pages
+from distgen.data.disk import DiskCache, KeptPages
+from distgen.data.index import IndexReader, ShardRows, ShardSet
+from distgen.data.pages import Pages, Source
 
 # Bytes between two wanted samples that are read along rather than skipped: what is cheaper than a
 # second call.
@@ -22,6 +23,17 @@ LOCAL_GAP = 4096
 MAX_SPAN = 32 << 20
 MAX_OPEN_SHARDS = 256
 READ_AHEAD_MIB = 1024
+
+
+class SampleError(DataError):
+    """One sample is damaged, which says nothing of the others."""
+
+    shard: str
+    """Path or URL of its tar."""
+    key: str
+    """Its name."""
+    reason: str
+    """What is wrong with it."""
 
 
 class Span(NamedTuple):
@@ -67,13 +79,21 @@ class SampleReader:
     Args:
         shard_set: What to read.
         read_ahead_mib: Memory in MiB for bytes of a remote set that are fetched ahead.
+        disk: Where bytes of a remote set are kept, if anywhere.
     """
 
-    def __init__(self, shard_set: ShardSet, read_ahead_mib: int = READ_AHEAD_MIB) -> None:
+    def __init__(
+        self,
+        shard_set: ShardSet,
+        read_ahead_mib: int = READ_AHEAD_MIB,
+        disk: DiskCache | None = None,
+    ) -> None:
         self._set = shard_set
         self._index = IndexReader(shard_set)
-        remote = shard_set.location.local is None
-        self._pages = Pages(self._fetch, read_ahead_mib << 20) if remote else None
+        self._pages = None
+        if shard_set.location.local is None:
+            kept = disk.of(shard_set) if disk is not None else None
+            self._pages = Pages(self._source(kept), read_ahead_mib << 20)
         self._files: OrderedDict[int, Ranges] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -103,7 +123,7 @@ class SampleReader:
             )
             for member, picture in pictures:
                 if zlib.crc32(picture) != sums[member]:
-                    picture = self._again(shard, int(rows[member]))
+                    picture = self._again(shard, index, int(rows[member]))
                 result[slots[member]] = picture
         return result
 
@@ -159,8 +179,9 @@ class SampleReader:
     ) -> Iterator[tuple[int, bytes | memoryview]]:
         """Pictures of a shard on this machine, each with its place in the request."""
         begins, lengths = offsets.tolist(), sizes.tolist()
+        file = self._file(shard)
         for span in spans(offsets, sizes, LOCAL_GAP):
-            data = self._fetch(shard, span.start, span.stop)
+            data = self._read(file, shard, span.start, span.stop)
             for member in span.members:
                 begin = begins[member] - span.start
                 yield member, _part(data, begin, begin + lengths[member])
@@ -187,8 +208,11 @@ class SampleReader:
 
     def _fetch(self, shard: int, start: int, stop: int) -> bytes:
         """The bytes of a shard from `start` to `stop`, which is not among them."""
+        return self._read(self._file(shard), shard, start, stop)
+
+    def _read(self, file: Ranges, shard: int, start: int, stop: int) -> bytes:
         try:
-            data = self._file(shard).read_at(start, stop - start)
+            data = file.read_at(start, stop - start)
         except OSError as error:
             raise self._unreadable(shard, f", bytes {start} to {stop}", error) from error
         if len(data) != stop - start:
@@ -201,11 +225,27 @@ class SampleReader:
             )
         return data
 
-    def _again(self, shard: int, row: int) -> bytes:
-        """A sample whose bytes came wrong, once more: a network may have spoilt them on the way."""
-        index = self._index.rows(shard)
+    def _source(self, kept: KeptPages | None) -> Source:
+        if kept is None:
+            return Source(self._fetch, self._fetch)
+
+        def fetch(shard: int, start: int, stop: int) -> bytes:
+            return kept.fetch(shard, start, stop, self._fetch)
+
+        def refetch(shard: int, start: int, stop: int) -> bytes:
+            kept.drop(shard, start)
+            return fetch(shard, start, stop)
+
+        return Source(fetch, refetch)
+
+    def _again(self, shard: int, index: ShardRows, row: int) -> bytes | memoryview:
+        """A sample whose bytes came wrong, once more: a network or a disk may have spoilt them."""
         begin, size = int(index.offset[row]), int(index.size[row])
-        data = self._fetch(shard, begin, begin + size)
+        data: bytes | memoryview
+        if self._pages is None:
+            data = self._fetch(shard, begin, begin + size)
+        else:
+            data = self._pages.read_again(shard, begin, begin + size, self._bytes(shard))
         if zlib.crc32(data) != int(index.crc32[row]):
             raise self._damaged(shard, row, size)
         return data
@@ -246,7 +286,7 @@ class SampleReader:
         location = self._set.location
         return "" if location.local is not None else f" (credentials: {location.credentials})"
 
-    def _damaged(self, shard: int, row: int, size: int) -> DataError:
+    def _damaged(self, shard: int, row: int, size: int) -> SampleError:
         return self._sample_error(
             shard,
             row,
@@ -254,16 +294,18 @@ class SampleReader:
             f"its {size} bytes changed after they were written",
         )
 
-    def _sample_error(self, shard: int, row: int, what: str, cause: str) -> DataError:
+    def _sample_error(self, shard: int, row: int, what: str, cause: str) -> SampleError:
         index = self._index.rows(shard)
         begin = int(index.offset[row])
-        return DataError(
+        tar, key = str(self._set.shard(shard)), self._index.key(shard, row)
+        error = SampleError(
             what,
-            where=f"{self._set.shard(shard)}, sample {self._index.key(shard, row)!r}, "
-            f"bytes {begin} to {begin + int(index.size[row])}",
+            where=f"{tar}, sample {key!r}, bytes {begin} to {begin + int(index.size[row])}",
             cause=cause,
             remedy=f"distgen data verify {self._set.location}",
         )
+        error.shard, error.key, error.reason = tar, key, cause
+        return error
 
 
 def _part(data: bytes, begin: int, end: int) -> bytes | memoryview:
