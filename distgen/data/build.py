@@ -89,7 +89,8 @@ def build(
             None: as the source prefers.
         encoding: `png`, `jpg`, or `auto`: JPEG for what came as JPEG, PNG for the rest.
         quality: Of the JPEGs that have to be written, 1 to 100.
-        workers: Processes that decode, convert and encode; None: one for each core.
+        workers: Threads, or processes where these do more (see `data.processes`), that decode,
+            convert and encode; None: one for each core.
         shard_samples: Samples after which a new shard begins.
         shard_bytes: Bytes after which a new shard begins.
         overwrite: Replace the shard set that is there, which stays until the new one is whole.
