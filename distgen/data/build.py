@@ -124,11 +124,14 @@ def build(
     if isinstance(source, str):
         check_apart(source, opened, location, parts)
     workers = workers or os.cpu_count() or 1
+    # A chunk in work and one waiting for each worker: memory does not grow with the pictures.
+    ahead = 2 * workers
+    # To read headers is other work than to convert, and processes may pay for one of them only.
+    with contextlib.nullcontext(executor) if executor else Staged(workers) as hands:
+        survey = Work(hands, ahead, report)
+        height, width, mode = size_and_mode(opened, parts, shape, mode, survey)
     with contextlib.ExitStack() as stack:
-        hands = executor or stack.enter_context(Staged(workers))
-        # A chunk in work and one waiting for each worker: memory does not grow with the pictures.
-        work = Work(hands, 2 * workers, report)
-        height, width, mode = size_and_mode(opened, parts, shape, mode, work)
+        work = Work(executor or stack.enter_context(Staged(workers)), ahead, report)
         _check_ranges(size=((height, width), 1, MAX_SIDE))
         target = Target(height, width, mode, fit, encoding, quality)
         image = ImageSpec(height=height, width=width, mode=mode, classes=opened.classes)

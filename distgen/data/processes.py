@@ -27,7 +27,7 @@ from distgen.core.errors import DistgenError
 T = TypeVar("T")
 
 THREADS_ONLY_S = 2.0
-"""How long the work has to take already before processes are started for the rest."""
+"""CPU time that threads have to have spent before processes are started for the rest."""
 PYTHON_S = 0.0003
 """CPU time of a picture that only one thread at a time can spend: nearly all that one of 28x28
 pixels takes (2 cores, Python 3.11)."""
@@ -45,7 +45,7 @@ class Staged(Executor):
 
     Args:
         workers: Threads, and then processes.
-        threads_only_s: Seconds of work that threads do.
+        threads_only_s: Seconds of CPU time that threads spend.
         cores: What workers can use at a time; None: all of this machine.
     """
 
@@ -57,7 +57,6 @@ class Staged(Executor):
         self._threads_only_s = threads_only_s
         self._threads = ThreadPoolExecutor(workers, "distgen-build")
         self._processes: Processes | None = None
-        self._begun: float | None = None
         self._pictures, self._cpu_s = 0, 0.0
         self._lock = threading.Lock()
 
@@ -77,9 +76,7 @@ class Staged(Executor):
             self._processes.shutdown(wait, cancel_futures=cancel_futures)
 
     def _processes_pay(self) -> bool:
-        now = time.monotonic()
-        self._begun = now if self._begun is None else self._begun
-        if now - self._begun < self._threads_only_s or not self._pictures:
+        if self._cpu_s < self._threads_only_s or not self._pictures:
             return False
         mean_s = self._cpu_s / self._pictures
         return self._at_once > 1 and self._at_once * PYTHON_S > mean_s
