@@ -12,7 +12,7 @@ import numpy as np
 from distgen.core.errors import DataError, UsageError
 from distgen.core.spec import Mode
 from distgen.core.storage import Location, locate
-from distgen.data.convert import SUFFIXES, Encoding, Header
+from distgen.data.convert import FORMATS, SUFFIXES, Encoding, Header
 from distgen.data.sources import BUILTIN, Item, Source, chosen, split_of
 from distgen.data.sources.shards import ShardSetSource
 from distgen.data.work import Progress, Rejected, Work
@@ -146,5 +146,6 @@ def nothing_readable(rejected: Sequence[Rejected]) -> DataError:
         f"None of {len(rejected)} files could be read as a picture.",
         where=rejected[0].path,
         cause=f"{reason} ({count} times)",
-        remedy=f"pictures are files that end in {', '.join(sorted(SUFFIXES))}",
+        remedy=f"pictures are {', '.join(FORMATS)}, and their files end in "
+        f"{', '.join(sorted(SUFFIXES))}",
     )
