@@ -28,14 +28,16 @@ def check_apart(
     A shard set may be replaced by one that is made of it: it stays until the new one is whole.
 
     Raises:
-        UsageError: The destination is the source's folder.
+        UsageError: The destination is the source's folder, or lies in it.
     """
     if source in BUILTIN or isinstance(opened, ShardSetSource):
         return
     place = locate(source)
-    folder = place.parent if place.is_file() else place
+    is_file = place.is_file()
+    folder = place.parent if is_file else place
     for written in (location, *(location / name for name in splits if name)):
-        if written.url == folder.url:
+        inside = not is_file and f"{written.path}/".startswith(f"{folder.path}/")
+        if written.url == folder.url or inside:
             raise UsageError(
                 f"The set would be written into the folder of the source, {str(written)!r}.",
                 remedy="another folder for DST",
@@ -66,6 +68,8 @@ def parts_of(
         is_test[place] = split_of(item, share) == "test"
         if place % _REPORT_EVERY == _REPORT_EVERY - 1:
             report("split", place + 1, len(items))
+    if len(items) >= _REPORT_EVERY:
+        report("split", len(items), len(items))
     parts: dict[str | None, Sequence[Item]] = {
         "train": chosen(items, np.flatnonzero(~is_test)),
         "test": chosen(items, np.flatnonzero(is_test)),

@@ -42,8 +42,9 @@ def source(kind: str, folder: Path, count: int) -> Path:
     else:
         write_tar(folder / "a.tar", [(f"{number}.png", each) for number, each in enumerate(data)])
     if kind == "set":
-        build(str(folder), folder / "set", encoding="png")
-        return folder / "set"
+        built = folder.with_name(f"{folder.name}-as-set")
+        build(str(folder), built, encoding="png")
+        return built
     return folder
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from PIL import Image
 from distgen.core.errors import DataError, UsageError
 from distgen.data import build, open_shard_set, read_samples, splits_of
 from distgen.data.index import IndexReader
-from distgen.data.sources import SourceOptions, open_source
+from distgen.data.sources import SourceOptions, chosen, chunk_end, open_source
+from distgen.data.survey import parts_of
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -287,3 +290,35 @@ def test_a_row_group_is_read_in_pieces(tmp_path: Path) -> None:
         most = max(most, pool.bytes_allocated() - before)
     assert read > 40_000_000
     assert most < 16_000_000
+
+
+def test_many_rows_are_split_with_progress_and_not_made_at_once(tmp_path: Path) -> None:
+    count = 10_000
+    columns = {"image": pa.array([b"x"] * count, pa.binary()), "label": np.arange(count) % 9}
+    path = write(tmp_path / "a.parquet", columns, rows_in_group=1000)
+    source = open_source(str(path))
+    told: list[tuple[str, int, int]] = []
+    tracemalloc.start()
+    parts = parts_of(source, 0.25, lambda *each: told.append(each))
+    # As objects they would be 5 MB.
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    assert told[0] == ("split", 4096, count)
+    assert told[-1] == ("split", count, count)
+    assert sum(len(items) for items in parts.values()) == count
+    assert {item.label for item in parts["test"][:100]} == set(range(9))
+    assert len(parts["test"]) == pytest.approx(count / 4, rel=0.1)
+
+
+def test_what_is_worked_on_at_once_lies_in_one_row_group(tmp_path: Path) -> None:
+    """Else every worker would read most row groups."""
+    path = write(tmp_path / "a.parquet", {"image": pictures(range(200), struct=False)}, 25)
+    items = open_source(str(path)).items(None)
+    for part, chunks in ((items, 8), (chosen(items, np.arange(0, 200, 3)), 8)):
+        ends = [0]
+        while ends[-1] < len(part):
+            ends.append(chunk_end(part, ends[-1]))
+        assert len(ends) - 1 == chunks
+        for begin, end in itertools.pairwise(ends):
+            groups = {item.origin.rpartition("#")[2].split("/")[0] for item in part[begin:end]}
+            assert len(groups) == 1

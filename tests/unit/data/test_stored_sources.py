@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distgen.core.errors import DataError, UsageError
-from distgen.data import Built, build, open_shard_set, read_samples
+from distgen.data import build, open_shard_set, read_samples
 from distgen.data.index import IndexReader
 from distgen.data.scan import index
 from distgen.data.sources import SourceOptions, open_source
@@ -386,8 +386,11 @@ def test_a_set_is_never_written_among_the_tars_of_its_source(tmp_path: Path, bel
         with pytest.raises(UsageError, match="folder of the source"):
             build(str(each), tmp_path / "src", split=split, overwrite=True)
     assert everything(tmp_path / "src") == before
-    built: Built = build(str(source), tmp_path / "src" / "other", split=split)
-    assert built.num_samples == 36
+    with pytest.raises(UsageError, match="folder of the source"):
+        build(str(source), source / "other" / "deep", split=split)
+    beside = build(str(source), tmp_path / "srcs", split=split)
+    single = build(str(source / "shard-000000.tar"), source / "other")
+    assert (single.num_samples, beside.num_samples) == (18, 36)
 
 
 def test_another_process_sees_the_same_source(tmp_path: Path) -> None:
