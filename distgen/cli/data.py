@@ -45,8 +45,8 @@ def build(
         str,
         typer.Argument(
             metavar="SRC",
-            help="`digits`, `fashion-mnist`, a folder of pictures (a class is a first-level "
-            "subfolder), or a folder of IDX files.",
+            help="`digits`, `fashion-mnist`, a folder of pictures or, with --frames, of videos (a "
+            "class is a first-level subfolder), or a folder of IDX files.",
         ),
     ],
     dst: Annotated[str, typer.Argument(metavar="DST", help="Folder to write: a path or a URL.")],
@@ -63,9 +63,21 @@ def build(
             "or `stretch`."
         ),
     ] = "crop",
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            help="Make clips of so many frames of videos, animated GIF, WebP and PNG, and .npy "
+            "arrays of frames. Default: pictures."
+        ),
+    ] = None,
+    stride: Annotated[
+        int, typer.Option(help="Every how many-th frame of a video is one of a clip's.")
+    ] = 1,
     split: Annotated[
         float | None,
-        typer.Option(help="Share of the pictures that becomes the split `test`; 0 for no splits."),
+        typer.Option(
+            help="Share of the pictures, or videos, that becomes the split `test`; 0 for no splits."
+        ),
     ] = None,
     encoding: Annotated[
         str,
@@ -99,13 +111,15 @@ def build(
     """
     from distgen.data import build as build_set
 
-    with _progress("pictures") as show:
+    with _progress("pictures" if frames is None else "clips") as show:
         built = build_set(
             source,
             dst,
             size=_parse_size(size),
             mode=mode,  # type: ignore[arg-type]  # checked there, with the nearest choice
             fit=fit,  # type: ignore[arg-type]
+            frames=frames,
+            stride=stride,
             split=split,
             encoding=encoding,  # type: ignore[arg-type]
             quality=quality,
@@ -330,8 +344,8 @@ def _in_short(place: Location, manifest: Manifest) -> str:
     image = manifest.image
     classes = f", {image.num_classes} classes" if image.classes else ""
     return (
-        f"{place}  {manifest.num_samples:,} pictures of {image.width}x{image.height} "
-        f"{image.mode}{classes}, {len(manifest.shards)} shards"
+        f"{place}  {manifest.num_samples:,} {image.samples_text}{classes}, "
+        f"{len(manifest.shards)} shards"
     )
 
 
@@ -342,6 +356,7 @@ def _built_as_json(built: Built) -> dict[str, Any]:
         "rejected": built.rejected,
         "duplicates": built.duplicates,
         "resumed_shards": built.resumed,
+        "left_out_frames": built.left_out,
         "sets": [
             {
                 "split": manifest.split,
@@ -366,6 +381,11 @@ def _show_built(built: Built) -> None:
         console.print(
             f"{built.rejected:,} files could not be used: {built.location / REJECTED_NAME}",
             style="yellow",
+        )
+    if built.left_out:
+        console.print(
+            f"{built.left_out:,} frames at the ends of videos do not fill a clip and are not in "
+            "the set"
         )
     if built.duplicates:
         console.print(

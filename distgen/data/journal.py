@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from distgen.core.storage import Location
+from distgen.data.clips import Clip
 from distgen.data.index import ShardEntry
 from distgen.data.pack import FinishedShard
 from distgen.data.sources import Item
@@ -110,6 +111,8 @@ def digest_of(options: Mapping[str, object], parts: Mapping[str | None, Iterable
 
 
 def _version_of(item: Item) -> object:
+    if isinstance(item.content, Clip):
+        return item.content.video.version, item.content.number
     if not isinstance(item.content, Path):
         return hashlib.sha256(item.content.tobytes()).hexdigest()
     try:

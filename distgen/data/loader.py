@@ -21,8 +21,9 @@ _SAMPLES_PER_TASK = 64
 class Batch:
     """One rank's part of a global batch.
 
-    `images_nhwc` uint8 [n, H, W, C]; `labels_n` int64 [n], -1 where there is none; `weights_n`
-    float32 [n], 0 for padding and 1 otherwise; `indices_n` int64 [n], places in the shard set.
+    `images_nhwc` uint8 [n, H, W, C], of clips [n, T, H, W, C]; `labels_n` int64 [n], -1 where there
+    is none; `weights_n` float32 [n], 0 for padding and 1 otherwise; `indices_n` int64 [n], places
+    in the shard set.
     """
 
     images_nhwc: np.ndarray
@@ -90,7 +91,8 @@ def read_samples(
         decode_threads: Threads that read and decode.
 
     Returns:
-        Pictures, uint8 [n, H, W, C], and labels, int64 [n], -1 where there is none.
+        Pictures, uint8 [n, H, W, C], of clips [n, T, H, W, C], and labels, int64 [n], -1 where
+        there is none.
 
     Raises:
         UsageError: An index is outside the set.
