@@ -13,15 +13,16 @@ from pathlib import Path
 
 from distgen.data import npy
 from distgen.data.convert import RejectedError
-from distgen.data.frames import arrays
+from distgen.data.frames import animations, arrays
 from distgen.data.frames.kind import Frame, Kind, Mark, Survey
 
 __all__ = ["SUFFIXES", "Frame", "Mark", "Survey", "frames_from", "rejecting", "survey"]
 
-SUFFIXES = frozenset((".npy",))
+SUFFIXES = frozenset((".npy", *animations.SUFFIXES))
 """How the names of files that hold frames end."""
 
 _MAGIC_BYTES = 16
+_ANIMATIONS = (b"GIF8", b"\x89PNG")
 
 
 def survey(path: Path, every: int) -> Survey:
@@ -75,4 +76,6 @@ def _kind_of(path: Path) -> Kind:
         raise RejectedError("the file is empty")
     if start.startswith(npy.MAGIC):
         return arrays
+    if start.startswith(_ANIMATIONS) or (start[:4], start[8:12]) == (b"RIFF", b"WEBP"):
+        return animations
     raise RejectedError("it holds no frames in a known format")
