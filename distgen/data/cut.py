@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -11,6 +11,7 @@ from distgen.core.errors import UsageError
 from distgen.core.spec import MAX_CLIP_BYTES, MAX_FRAMES, ImageSpec
 from distgen.data.clips import Clip, Cut, Video, look_at
 from distgen.data.convert import Encoding, RejectedError, Target
+from distgen.data.frames import videos
 from distgen.data.sources import Item
 from distgen.data.sources.item import hashed
 from distgen.data.work import Rejected, Work
@@ -29,7 +30,11 @@ def cut_videos(parts: Parts, cut: Cut, work: Work) -> tuple[Parts, int]:
 
     Returns:
         The clips of each split, and how many frames at the ends of videos fill no clip.
+
+    Raises:
+        UsageError: There are videos, and what decodes them is not installed.
     """
+    _require_decoder(item for items in parts.values() for item in items)
     # One at a time: a video may be an hour long.
     single = replace(work, chunk=1)
     result: Parts = {}
@@ -93,6 +98,18 @@ def chunk_of(image: ImageSpec) -> int:
     if image.frames is None:
         return _CHUNK
     return max(1, min(_CHUNK, _CHUNK_BYTES // math.prod(image.shape)))
+
+
+def _require_decoder(items: Iterable[Item]) -> None:
+    if videos.is_installed():
+        return
+    for item in items:
+        if not item.refused and item.path.suffix.lower() in videos.SUFFIXES:
+            raise UsageError(
+                "Videos are decoded by PyAV, which is not installed.",
+                where=item.origin,
+                remedy="pip install 'distgen[video]'",
+            )
 
 
 def _look_at(item: Item, cut: Cut) -> Video:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from distgen.data import npy
 from distgen.data.convert import RejectedError
-from distgen.data.frames import animations, arrays
+from distgen.data.frames import animations, arrays, videos
 from distgen.data.frames.kind import Frame, Kind, Mark, Survey
 
 __all__ = ["SUFFIXES", "Frame", "Mark", "Survey", "frames_from", "rejecting", "survey"]
 
-SUFFIXES = frozenset((".npy", *animations.SUFFIXES))
+SUFFIXES = frozenset((".npy", *animations.SUFFIXES, *videos.SUFFIXES))
 """How the names of files that hold frames end."""
 
 _MAGIC_BYTES = 16
@@ -78,4 +78,6 @@ def _kind_of(path: Path) -> Kind:
         return arrays
     if start.startswith(_ANIMATIONS) or (start[:4], start[8:12]) == (b"RIFF", b"WEBP"):
         return animations
+    if videos.is_installed():
+        return videos
     raise RejectedError("it holds no frames in a known format")
