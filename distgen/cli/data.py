@@ -144,7 +144,9 @@ def index(
     match: Annotated[str, typer.Option(help="Which of its files are shards.")] = "*.tar",
     picture: Annotated[
         str | None,
-        typer.Option(help="Extension of the pictures, where samples have several: `left.jpg`."),
+        typer.Option(
+            help="Extension of the pictures or clips, where samples have several: `left.jpg`."
+        ),
     ] = None,
     label_key: Annotated[
         str | None,
@@ -187,7 +189,7 @@ def index(
 def inspect(
     shards: _SET,
     pictures: Annotated[
-        int, typer.Option(help="Pictures to decode for the mean and deviation.", min=1)
+        int, typer.Option(help="Pictures or clips to decode for the mean and deviation.", min=1)
     ] = 10_000,
     as_json: _JSON = False,
 ) -> None:
@@ -238,13 +240,15 @@ def preview(
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG file to write.")] = Path(
         "preview.png"
     ),
-    columns: Annotated[int, typer.Option(help="Pictures in a row.", min=1)] = 10,
+    columns: Annotated[
+        int, typer.Option(help="Pictures, or frames of a clip, in a row.", min=1)
+    ] = 10,
     rows: Annotated[int | None, typer.Option(help="Rows. Default: one for each class.")] = None,
     label: Annotated[
         str | None, typer.Option("--class", help="Show only this class, in a grid.")
     ] = None,
 ) -> None:
-    """Write a contact sheet of the pictures."""
+    """Write a contact sheet of the pictures; a clip has a row of its own."""
     from distgen.core.storage import locate
     from distgen.data.inspect import preview as preview_set
 
@@ -326,13 +330,13 @@ def _show_indexed(indexed: Indexed) -> None:
     console.print(_in_short(indexed.location, manifest))
     if indexed.without_picture:
         console.print(
-            f"{indexed.without_picture:,} samples have no picture and are not in the set, such as "
-            f"{indexed.first_without}",
+            f"{indexed.without_picture:,} samples have no picture or clip and are not in the set, "
+            f"such as {indexed.first_without}",
             style="yellow",
         )
     if indexed.empty:
         console.print(
-            f"{len(indexed.empty):,} tars hold no picture and are not in the set, such as "
+            f"{len(indexed.empty):,} tars hold no picture or clip and are not in the set, such as "
             f"{indexed.empty[0]}",
             style="yellow",
         )
@@ -403,16 +407,18 @@ def _show_summary(summary: Summary) -> None:
     from rich.text import Text
 
     split = f" ({summary.split})" if summary.split else ""
+    samples = "pictures" if summary.frames is None else "clips"
+    frames = "" if summary.frames is None else f"{summary.frames} frames of "
     table = Table(title=f"{summary.name}{split}", show_header=False, title_justify="left")
     rows = [
         ("place", summary.url),
         ("samples", f"{summary.samples:,}"),
         ("shards", f"{summary.shards:,}, {bytes_text(summary.bytes)}"),
         ("members", ", ".join(summary.fields)),
-        ("pictures", f"{summary.width}x{summary.height} {summary.mode}"),
+        (samples, frames + f"{summary.width}x{summary.height} {summary.mode}"),
         ("mean", ", ".join(f"{value:.2f}" for value in summary.mean)),
         ("deviation", ", ".join(f"{value:.2f}" for value in summary.std)),
-        ("measured on", f"{summary.pictures_measured:,} pictures, values 0 to 255"),
+        ("measured on", f"{summary.pictures_measured:,} {samples}, values 0 to 255"),
         ("fingerprint", summary.fingerprint[:16]),
     ]
     rows += [(f"class {name}", f"{count:,}") for name, count in summary.classes.items()]
