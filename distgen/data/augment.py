@@ -40,7 +40,8 @@ def augment(
     """Pictures as training sees them in these epochs.
 
     Args:
-        images_nchw: float32 in [-1, 1] or uint8, 1 or 3 channels, on any device; not changed.
+        images_nchw: float32 in [-1, 1] or uint8, 1 or 3 channels, on any device; not changed. Clips
+            are [n, T, C, H, W]: the same happens to all frames of one.
         samples_n: Places in the shard set, int64 [n].
         epochs_n: In which epoch each comes, int64 [n].
         config: What may happen, and how much of it.
@@ -51,6 +52,12 @@ def augment(
     """
     if not config.enabled or not len(images_nchw):
         return images_nchw
+    if images_nchw.ndim == 5:
+        # The numbers are drawn from the sample, so frames that share one share them all.
+        frames = images_nchw.shape[1]
+        samples, epochs = np.repeat(samples_n, frames), np.repeat(epochs_n, frames)
+        changed = augment(images_nchw.flatten(0, 1), samples, epochs, config, seed)
+        return changed.reshape(images_nchw.shape)
     draws = draw(seed, epochs_n, samples_n)
     images = _move_pixels(images_nchw, draws, config)
     if config.resamples or config.recolours:
