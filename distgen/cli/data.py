@@ -392,9 +392,10 @@ def _show_built(built: Built) -> None:
             "the set"
         )
     if built.duplicates:
+        of_clips = any(manifest.image.frames for manifest in built.manifests.values())
+        same = "clips have the frames" if of_clips else "files have the content"
         console.print(
-            f"{built.duplicates:,} files have the content of another: "
-            f"{built.location / DUPLICATES_NAME}",
+            f"{built.duplicates:,} {same} of another: {built.location / DUPLICATES_NAME}",
             style="yellow",
         )
     if built.resumed:

@@ -12,9 +12,10 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image
@@ -49,9 +50,12 @@ _TURNS = {
 }
 
 
-class _Video(NamedTuple):
+@dataclass
+class _Video:
     container: InputContainer
     stream: VideoStream
+    _turn: Image.Transpose | None = None
+    _is_turn_known: bool = False
 
     def decoded(self) -> Iterator[VideoFrame]:
         """The frames from where the container stands, in the order in which they are shown."""
@@ -59,7 +63,11 @@ class _Video(NamedTuple):
 
     def picture(self, frame: VideoFrame) -> Image.Image:
         """A frame as a viewer shows it."""
-        return _picture(frame, float(self.stream.sample_aspect_ratio or 1))
+        if not self._is_turn_known:
+            # Once: a frame that was asked for it lives until the garbage collector comes round.
+            self._turn, self._is_turn_known = _turn(frame), True
+        image = _picture(frame, float(self.stream.sample_aspect_ratio or 1))
+        return image if self._turn is None else image.transpose(self._turn)
 
 
 def is_installed() -> bool:
@@ -182,9 +190,7 @@ def _picture(frame: VideoFrame, aspect_ratio: float) -> Image.Image:
         interpolation="BICUBIC",
         threads=1,
     ).to_ndarray()
-    image = Image.fromarray(pixels)
-    turn = _turn(frame)
-    return image if turn is None else image.transpose(turn)
+    return Image.fromarray(pixels)
 
 
 def _turn(frame: VideoFrame) -> Image.Transpose | None:

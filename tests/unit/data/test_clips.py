@@ -28,6 +28,8 @@ from distgen.data.pipeline import Samples
 from distgen.data.sources import Item, open_source, split_of
 from distgen.data.torch_dataset import StreamDataset
 
+from .test_data_commands import run
+
 
 def video(path: Path, frames: int, side: int = 6, channels: int | None = 3) -> np.ndarray:
     """A `.npy` of random frames; every one is different."""
@@ -263,6 +265,8 @@ def test_clips_with_the_same_frames_are_listed(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     named = {Path(each).name for row in rows for each in row.values()}
     assert named == {"a.npy[0:4]", "b.npy[0:4]", "b.npy[4:8]"}
+    shown = run("build", folder, tmp_path / "shown", "--frames", "4").output
+    assert "2 clips have the frames of another" in shown
     dropped = build(str(folder), tmp_path / "less", frames=4, drop_duplicates=True)
     assert dropped.num_samples == 1
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -324,6 +326,38 @@ def test_odd_names_are_files_and_no_protocols(tmp_path: Path, monkeypatch: objec
         shutil.copy(path, Path(folder, os.fsdecode(name)))
     built = build(str(tmp_path / "v"), tmp_path / "set", frames=2)
     assert (built.num_samples, built.rejected, built.duplicates) == (5, 0, 4)
+
+
+BUILD = """
+import sys
+from distgen.data import build
+
+build(sys.argv[1], sys.argv[2], frames=4, size=8, workers=1)
+lines = open("/proc/self/status").read().splitlines()
+print(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["npy", "mkv", "gif"])
+def test_of_a_video_only_the_clips_in_work_are_held(tmp_path: Path, kind: str) -> None:
+    few, many = moving(40, 192, 256), np.tile(moving(50, 192, 256), (10, 1, 1, 1))
+    peaks_kib = []
+    for pixels in (few, many):
+        path = tmp_path / str(len(pixels)) / f"a.{kind}"
+        path.parent.mkdir()
+        if kind == "npy":
+            np.save(path, pixels)
+        elif kind == "mkv":
+            write(path, pixels, ("mpeg4", "yuv420p"))
+        else:
+            images = [Image.fromarray(frame[..., 0]) for frame in pixels]
+            images[0].save(path, save_all=True, append_images=images[1:])
+        arguments = [sys.executable, "-c", BUILD, str(path.parent), f"{path.parent}-set"]
+        ran = subprocess.run(arguments, check=True, capture_output=True, text=True)
+        peaks_kib.append(int(ran.stdout))
+    # The frames would be 70 MiB, grey ones 23.
+    assert peaks_kib[1] - peaks_kib[0] < 12 << 10
 
 
 def test_without_the_extra_the_error_says_how_to_get_it(
