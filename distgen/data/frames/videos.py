@@ -138,15 +138,16 @@ def _checked(video: _Video) -> Iterator[VideoFrame]:
     """All frames, of which none is damaged as far as the decoder can tell."""
     from av.error import FFmpegError
 
-    number = 0
+    decoded = 0
     try:
-        for number, frame in enumerate(video.decoded()):
+        for frame in video.decoded():
             if frame.is_corrupt:
-                raise RejectedError(f"its frame {number} is damaged")
+                raise RejectedError(f"its frame {decoded} is damaged")
             yield frame
+            decoded += 1
     except FFmpegError as error:
-        where = f"after frame {number}"
-        raise RejectedError(f"it cannot be decoded {where}: {error.strerror}") from error
+        reason = f"its frame {decoded} cannot be decoded: {error.strerror}"
+        raise RejectedError(reason) from error
 
 
 @contextmanager

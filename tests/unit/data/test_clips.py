@@ -20,7 +20,7 @@ from PIL import Image
 from distgen.core.errors import DataError, UsageError
 from distgen.core.spec import ImageSpec
 from distgen.core.world import World
-from distgen.data import Manifest, Stream, build, clips, open_shard_set, read_samples
+from distgen.data import Manifest, Stream, build, clips, journal, open_shard_set, read_samples
 from distgen.data.convert import Target, resize
 from distgen.data.index import IndexEntry, IndexReader, ShardEntry
 from distgen.data.mixed import mix
@@ -297,7 +297,9 @@ def test_a_killed_build_of_clips_goes_on_to_the_same_bytes(tmp_path: Path) -> No
     assert everything(tmp_path / "set") == everything(tmp_path / "whole")
 
 
-def test_another_cut_or_another_file_begins_anew(tmp_path: Path) -> None:
+def test_another_cut_file_or_decoder_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     video(tmp_path / "v" / "a.npy", 400)
     options = {"frames": 2, "shard_samples": 20, "workers": 1}
 
@@ -305,11 +307,15 @@ def test_another_cut_or_another_file_begins_anew(tmp_path: Path) -> None:
         if stage == "clips" and done >= 64:
             raise KeyboardInterrupt
 
-    for name in ("same", "stride", "file"):
+    for name in ("same", "stride", "file", "decoder"):
         with pytest.raises(KeyboardInterrupt):
             build(str(tmp_path / "v"), tmp_path / name, on_progress=stop, **options)
     assert build(str(tmp_path / "v"), tmp_path / "same", **options).resumed >= 2
     assert build(str(tmp_path / "v"), tmp_path / "stride", stride=2, **options).resumed == 0
+    with monkeypatch.context() as other:
+        plain = journal.version
+        other.setattr(journal, "version", lambda name: plain(name) + "0" * (name == "av"))
+        assert build(str(tmp_path / "v"), tmp_path / "decoder", **options).resumed == 0
     video(tmp_path / "v" / "a.npy", 401)
     assert build(str(tmp_path / "v"), tmp_path / "file", **options).resumed == 0
 

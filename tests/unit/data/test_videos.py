@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from PIL import Image
 
 from distgen.core.errors import UsageError
 from distgen.data import build, clips, frames, open_shard_set
+from distgen.data.convert import Target
 from distgen.data.frames import videos
 from distgen.data.frames.containers import missing_bytes
 
@@ -269,7 +272,16 @@ def test_damage_inside_a_video_is_listed(tmp_path: Path, kind: str) -> None:
     (tmp_path / "v" / f"bad.{kind}").write_bytes(content)
     build(str(tmp_path / "v"), tmp_path / "set", frames=10)
     (reason,) = rejected(tmp_path / "set").values()
-    assert "is damaged" in reason or "cannot be decoded after frame" in reason
+    assert "is damaged" in reason or "cannot be decoded" in reason
+
+
+def test_a_recording_that_begins_between_key_frames_is_listed(tmp_path: Path) -> None:
+    whole = write(tmp_path / "v" / "good.ts", moving(40), KINDS[4][1], {"g": "999"}).read_bytes()
+    packets = len(whole) // 188
+    (tmp_path / "v" / "late.ts").write_bytes(whole[packets // 2 * 188 :])
+    build(str(tmp_path / "v"), tmp_path / "set", frames=8)
+    (reason,) = rejected(tmp_path / "set").values()
+    assert "its frame 0 cannot be decoded" in reason
 
 
 def test_files_without_frames_are_listed(tmp_path: Path) -> None:
@@ -326,6 +338,17 @@ def test_odd_names_are_files_and_no_protocols(tmp_path: Path, monkeypatch: objec
         shutil.copy(path, Path(folder, os.fsdecode(name)))
     built = build(str(tmp_path / "v"), tmp_path / "set", frames=2)
     assert (built.num_samples, built.rejected, built.duplicates) == (5, 0, 4)
+
+
+def test_the_work_can_be_given_to_other_processes(tmp_path: Path) -> None:
+    pixels = moving(20)
+    write(tmp_path / "v" / "a.mkv", pixels)
+    looked = clips.look_at(tmp_path / "v" / "a.mkv", clips.Cut(5))
+    target = Target(24, 32, "RGB", frames=5)
+    for number in range(looked.clips):
+        clip = pickle.loads(pickle.dumps(clips.Clip(looked, number)))
+        found = np.load(io.BytesIO(clip.encoded(target).data))
+        assert np.array_equal(found, pixels[5 * number : 5 * number + 5])
 
 
 BUILD = """
