@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from distgen.cli import data_plan
-from distgen.cli.console import (
-    bytes_text,
-    console,
-    err_console,
-    print_json,
-    print_table,
-    strong,
+from distgen.cli.console import bytes_text, console, print_json, strong
+from distgen.cli.data_show import (
+    built_as_json,
+    indexed_as_json,
+    progress,
+    show_built,
+    show_indexed,
+    show_summary,
 )
 from distgen.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from distgen.core.storage import Location
-    from distgen.data import Built, Manifest, ShardSet
-    from distgen.data.inspect import Summary
-    from distgen.data.scan import Indexed
+    from distgen.data import ShardSet
 
 app = typer.Typer(help="Build shard sets from pictures, and look at them.", no_args_is_help=True)
 
@@ -111,7 +107,7 @@ def build(
     """
     from distgen.data import build as build_set
 
-    with _progress("pictures" if frames is None else "clips") as show:
+    with progress("pictures" if frames is None else "clips") as show:
         built = build_set(
             source,
             dst,
@@ -131,9 +127,9 @@ def build(
             on_progress=show,
         )
     if as_json:
-        print_json(_built_as_json(built))
+        print_json(built_as_json(built))
         return
-    _show_built(built)
+    show_built(built)
 
 
 @app.command()
@@ -167,7 +163,7 @@ def index(
     """Make tars of another tool a shard set, without changing them."""
     from distgen.data.scan import index as index_tars
 
-    with _progress("bytes") as show:
+    with progress("bytes") as show:
         indexed = index_tars(
             url,
             match=match,
@@ -180,9 +176,9 @@ def index(
             on_progress=partial(show, "indexing"),
         )
     if as_json:
-        print_json(_indexed_as_json(indexed))
+        print_json(indexed_as_json(indexed))
         return
-    _show_indexed(indexed)
+    show_indexed(indexed)
 
 
 @app.command()
@@ -198,14 +194,14 @@ def inspect(
 
     summaries = []
     for shard_set in _open_all(shards):
-        with _progress("pictures") as show:
+        with progress("pictures") as show:
             told = partial(show, shard_set.manifest.split or "reading")
             summaries.append(inspect_set(shard_set, pictures, told))
     if as_json:
         print_json({"url": shards, "sets": [asdict(summary) for summary in summaries]})
         return
     for summary in summaries:
-        _show_summary(summary)
+        show_summary(summary)
 
 
 @app.command()
@@ -215,7 +211,7 @@ def verify(shards: _SET, as_json: _JSON = False) -> None:
 
     verdicts = []
     for shard_set in _open_all(shards):
-        with _progress("bytes") as show:
+        with progress("bytes") as show:
             told = partial(show, shard_set.manifest.split or "verifying")
             verdicts.append(verify_set(shard_set, told))
     if as_json:
@@ -279,152 +275,3 @@ def _parse_size(text: str | None) -> int | tuple[int, int] | None:
         )
     width, height = match.groups()
     return int(width) if height is None else (int(height), int(width))
-
-
-@contextmanager
-def _progress(unit: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each stage on stderr, in a terminal only; yields what is told of progress."""
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
-        TextColumn("{task.description:10}"),
-        BarColumn(),
-        TextColumn("{task.fields[done]}/{task.fields[all]} " + unit),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=err_console,
-        transient=True,
-        disable=not err_console.is_terminal,
-    )
-    tasks: dict[str, TaskID] = {}
-
-    def show(stage: str, done: int, total: int) -> None:
-        amount = bytes_text if unit == "bytes" else "{:,}".format
-        if stage not in tasks:
-            tasks[stage] = bar.add_task(stage, done="", all="", rate="")
-        bar.update(tasks[stage], completed=done, total=total, done=amount(done), all=amount(total))
-        speed = bar.tasks[tasks[stage]].speed
-        if speed:
-            bar.update(tasks[stage], rate=f"{amount(round(speed))}/s")
-
-    with bar:
-        yield show
-
-
-def _indexed_as_json(indexed: Indexed) -> dict[str, Any]:
-    manifest = indexed.manifest
-    return {
-        "url": str(indexed.location),
-        "samples": manifest.num_samples,
-        "shards": len(manifest.shards),
-        "bytes": sum(shard.bytes for shard in manifest.shards),
-        "fingerprint": manifest.fingerprint,
-        "image": manifest.image.model_dump(mode="json"),
-        "without_picture": indexed.without_picture,
-        "empty": indexed.empty,
-    }
-
-
-def _show_indexed(indexed: Indexed) -> None:
-    manifest = indexed.manifest
-    console.print(_in_short(indexed.location, manifest))
-    if indexed.without_picture:
-        console.print(
-            f"{indexed.without_picture:,} samples have no picture or clip and are not in the set, "
-            f"such as {indexed.first_without}",
-            style="yellow",
-        )
-    if indexed.empty:
-        console.print(
-            f"{len(indexed.empty):,} tars hold no picture or clip and are not in the set, such as "
-            f"{indexed.empty[0]}",
-            style="yellow",
-        )
-    console.print(f"next: distgen data preview {indexed.location}")
-
-
-def _in_short(place: Location, manifest: Manifest) -> str:
-    """A shard set in a line."""
-    image = manifest.image
-    classes = f", {image.num_classes} classes" if image.classes else ""
-    return (
-        f"{place}  {manifest.num_samples:,} {image.samples_text}{classes}, "
-        f"{len(manifest.shards)} shards"
-    )
-
-
-def _built_as_json(built: Built) -> dict[str, Any]:
-    return {
-        "url": str(built.location),
-        "samples": built.num_samples,
-        "rejected": built.rejected,
-        "duplicates": built.duplicates,
-        "resumed_shards": built.resumed,
-        "left_out_frames": built.left_out,
-        "sets": [
-            {
-                "split": manifest.split,
-                "samples": manifest.num_samples,
-                "shards": len(manifest.shards),
-                "bytes": sum(shard.bytes for shard in manifest.shards),
-                "fingerprint": manifest.fingerprint,
-                "image": manifest.image.model_dump(mode="json"),
-            }
-            for manifest in built.manifests.values()
-        ],
-    }
-
-
-def _show_built(built: Built) -> None:
-    from distgen.data.build import DUPLICATES_NAME, REJECTED_NAME
-
-    for manifest in built.manifests.values():
-        place = built.location / manifest.split if manifest.split else built.location
-        console.print(_in_short(place, manifest))
-    if built.rejected:
-        console.print(
-            f"{built.rejected:,} files could not be used: {built.location / REJECTED_NAME}",
-            style="yellow",
-        )
-    if built.left_out:
-        console.print(
-            f"{built.left_out:,} frames at the ends of videos do not fill a clip and are not in "
-            "the set"
-        )
-    if built.duplicates:
-        of_clips = any(manifest.image.frames for manifest in built.manifests.values())
-        same = "clips have the frames" if of_clips else "files have the content"
-        console.print(
-            f"{built.duplicates:,} {same} of another: {built.location / DUPLICATES_NAME}",
-            style="yellow",
-        )
-    if built.resumed:
-        console.print(f"{built.resumed:,} shards were there from a build that was cut short")
-    console.print(f"next: distgen data preview {built.location}")
-
-
-def _show_summary(summary: Summary) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    split = f" ({summary.split})" if summary.split else ""
-    samples = "pictures" if summary.frames is None else "clips"
-    frames = "" if summary.frames is None else f"{summary.frames} frames of "
-    table = Table(title=f"{summary.name}{split}", show_header=False, title_justify="left")
-    rows = [
-        ("place", summary.url),
-        ("samples", f"{summary.samples:,}"),
-        ("shards", f"{summary.shards:,}, {bytes_text(summary.bytes)}"),
-        ("members", ", ".join(summary.fields)),
-        (samples, frames + f"{summary.width}x{summary.height} {summary.mode}"),
-        ("mean", ", ".join(f"{value:.2f}" for value in summary.mean)),
-        ("deviation", ", ".join(f"{value:.2f}" for value in summary.std)),
-        ("measured on", f"{summary.pictures_measured:,} {samples}, values 0 to 255"),
-        ("fingerprint", summary.fingerprint[:16]),
-    ]
-    rows += [(f"class {name}", f"{count:,}") for name, count in summary.classes.items()]
-    if summary.unlabelled:
-        rows.append(("unlabelled", f"{summary.unlabelled:,}"))
-    for name, value in rows:
-        table.add_row(Text(name), Text(value))
-    print_table(table)

@@ -64,7 +64,7 @@ def evaluate(
     )
     if seed is None:
         seed = job.training.seed if job else 0
-    card = _measure(bundle, _open(bundle, shards, job, model), config, seed)
+    card = _measure(bundle, _open(bundle, shards, job, model), config, seed, job)
     place = locate(out) if out else _beside(bundle.location, job)
     place.write_text(card.model_dump_json(indent=2) + "\n")
     if into_bundle:
@@ -80,11 +80,16 @@ def evaluate(
 
 
 def _measure(
-    bundle: Bundle, data: tuple[ShardSet, ShardSet | None], config: EvaluationConfig, seed: int
+    bundle: Bundle,
+    data: tuple[ShardSet, ShardSet | None],
+    config: EvaluationConfig,
+    seed: int,
+    job: TrainJob | None,
 ) -> Card:
     import torch
 
     from distgen.cli.progress import LiveDisplay
+    from distgen.data.bad import Tolerance
     from distgen.metrics.card import evaluate_card
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -101,6 +106,7 @@ def _measure(
             seed=seed,
             device=device,
             images_seen=bundle.config.images_seen,
+            tolerance=job.data.tolerance if job else Tolerance(),
             on_progress=progress,
         )
 

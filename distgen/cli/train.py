@@ -10,7 +10,7 @@ from distgen.cli.console import console, err_console, print_json, strong
 
 if TYPE_CHECKING:
     from distgen.training.job import TrainJob
-    from distgen.training.trainer import Outcome
+    from distgen.training.outcome import Outcome
 
 
 def train(

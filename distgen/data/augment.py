@@ -1,4 +1,4 @@
-"""Changes to pictures on the device: a pure function of (seed, epoch, sample) and the config.
+"""Changes to pictures on the device: a pure function of (seed, position, sample) and the config.
 
 Every sample draws its numbers from a counter-based hash, SplitMix64's mixer (Steele, Lea and Flood
 2014), so that neither ranks nor batches nor a resume change what happens to it. Flips and shifts
@@ -33,17 +33,18 @@ Draws = dict[str, np.ndarray]
 def augment(
     images_nchw: Tensor,
     samples_n: np.ndarray,
-    epochs_n: np.ndarray,
+    positions_n: np.ndarray,
     config: AugmentConfig,
     seed: int,
 ) -> Tensor:
-    """Pictures as training sees them in these epochs.
+    """Pictures as training sees them at these positions.
 
     Args:
         images_nchw: float32 in [-1, 1] or uint8, 1 or 3 channels, on any device; not changed. Clips
             are [n, T, C, H, W]: the same happens to all frames of one.
         samples_n: Places in the shard set, int64 [n].
-        epochs_n: In which epoch each comes, int64 [n].
+        positions_n: At which position of the stream each comes, int64 [n]. Unlike an epoch, this
+            is one number for whole sets, filtered ones and mixes alike, and never comes twice.
         config: What may happen, and how much of it.
         seed: The run's seed.
 
@@ -53,12 +54,12 @@ def augment(
     if not config.enabled or not len(images_nchw):
         return images_nchw
     if images_nchw.ndim == 5:
-        # The numbers are drawn from the sample, so frames that share one share them all.
+        # The numbers are drawn by sample and position, so frames that share both share them all.
         frames = images_nchw.shape[1]
-        samples, epochs = np.repeat(samples_n, frames), np.repeat(epochs_n, frames)
-        changed = augment(images_nchw.flatten(0, 1), samples, epochs, config, seed)
+        samples, positions = np.repeat(samples_n, frames), np.repeat(positions_n, frames)
+        changed = augment(images_nchw.flatten(0, 1), samples, positions, config, seed)
         return changed.reshape(images_nchw.shape)
-    draws = draw(seed, epochs_n, samples_n)
+    draws = draw(seed, positions_n, samples_n)
     images = _move_pixels(images_nchw, draws, config)
     if config.resamples or config.recolours:
         exact = images.dtype == torch.uint8
@@ -77,10 +78,12 @@ def augment(
     return images.contiguous(memory_format=layout)
 
 
-def draw(seed: int, epochs_n: np.ndarray, samples_n: np.ndarray) -> Draws:
+def draw(seed: int, positions_n: np.ndarray, samples_n: np.ndarray) -> Draws:
     """Uniform numbers in [0, 1) for each purpose, float64 [n]."""
     key = np.uint64(derive(seed, f"augment-{AUGMENT_VERSION}"))
-    state = _mixed(_mixed(key + epochs_n.astype(np.uint64) * _GOLDEN) ^ samples_n.astype(np.uint64))
+    state = _mixed(
+        _mixed(key + positions_n.astype(np.uint64) * _GOLDEN) ^ samples_n.astype(np.uint64)
+    )
     numbers = np.arange(1, len(_DRAWS) + 1, dtype=np.uint64)[:, None] * _GOLDEN
     uniform = (_mixed(state + numbers) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return dict(zip(_DRAWS, uniform, strict=True))

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 
 from distgen.core.errors import UsageError, did_you_mean
+from distgen.core.storage import sha256_of
 from distgen.data.mixed import Pictures
 from distgen.data.shared import SharedMemory
 
@@ -39,8 +40,17 @@ class Decoder(Protocol):
         ...
 
 
-def open_cache(shard_set: Pictures, cache: Cache, budget_mib: int) -> MemoryCache | None:
+def open_cache(
+    shard_set: Pictures, cache: Cache, budget_mib: int, *, substitutes: bool = False
+) -> MemoryCache | None:
     """The cache that was asked for, or None where pictures are decoded anew each time.
+
+    Args:
+        shard_set: Whose pictures are kept.
+        cache: `auto`, `none` or `memory`.
+        budget_mib: Memory in MiB.
+        substitutes: Whether damaged samples are replaced. Who does not want that must not find
+            substitutes that others keep.
 
     Raises:
         UsageError: `cache` is unknown.
@@ -52,7 +62,8 @@ def open_cache(shard_set: Pictures, cache: Cache, budget_mib: int) -> MemoryCach
     fits = capacity == shard_set.num_samples
     if not capacity or not (cache == "memory" or (cache == "auto" and fits)):
         return None
-    return MemoryCache(shard_set.fingerprint, capacity, shard_set.spec.shape)
+    whose = f"{shard_set.fingerprint} with substitutes" if substitutes else shard_set.fingerprint
+    return MemoryCache(sha256_of(whose.encode()), capacity, shard_set.spec.shape)
 
 
 class MemoryCache:

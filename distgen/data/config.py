@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from distgen.core.config import Config
+from distgen.data.bad import BAD_BUDGET, OnError, Tolerance
 from distgen.data.cache import CACHE_BUDGET_MIB, Cache
 from distgen.data.view import FilterConfig
 
@@ -14,7 +15,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class AugmentConfig(Config):
-    """Random changes to training pictures, drawn from (seed, epoch, sample); all are off at 0.
+    """Random changes to training pictures, drawn from (seed, position, sample); all are off at 0.
 
     Figures are limits: how much a picture gets is drawn evenly up to them, in both directions.
     Evaluation sees pictures as they are.
@@ -83,7 +84,7 @@ class DataConfig(Config):
     shuffle_window: PositiveInt = 16_384
     """Samples, over all lanes, among which neighbours are shuffled; part of the order."""
     decode_threads: PositiveInt = 2
-    """Threads of each worker that read and decode."""
+    """Threads of each worker that read and decode; one where pictures are very small."""
     prefetch_batches: PositiveInt = 4
     """Batches that are made ready ahead of training."""
     cache: Cache = "auto"
@@ -91,8 +92,18 @@ class DataConfig(Config):
     the budget, `auto` all or none, `none` none."""
     cache_budget_mib: NonNegativeInt = CACHE_BUDGET_MIB
     """Memory of each host, in MiB, for decoded pictures."""
+    on_error: OnError = "fail"
+    """What a damaged sample does: `fail` ends the run; `substitute` takes the next sound one in its
+    place and notes it in `bad_samples.jsonl`."""
+    bad_budget: Annotated[float, Field(ge=0.0)] = BAD_BUDGET
+    """Damaged samples up to which a run goes on: a count, or below 1 a share of the set."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes to the pictures, made on the device."""
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """What a damaged sample does, and how many may be."""
+        return Tolerance(self.on_error, self.bad_budget)
 
     @model_validator(mode="before")
     @classmethod

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from distgen.core.errors import UsageError
+from distgen.data.bad import BadSample, SubstitutingReader, Tolerance
 from distgen.data.cache import MemoryCache
 from distgen.data.decode import BufferPool
 from distgen.data.index import ShardSet
-from distgen.data.mixed import Pictures, open_reader
+from distgen.data.mixed import Reader
 from distgen.data.read import SampleReader
 
 _SAMPLES_PER_TASK = 64
+_NO_TOLERANCE = Tolerance()
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Batch:
 
     `images_nhwc` uint8 [n, H, W, C], of clips [n, T, H, W, C]; `labels_n` int64 [n], -1 where there
     is none; `weights_n` float32 [n], 0 for padding and 1 otherwise; `indices_n` int64 [n], places
-    in the shard set.
+    in the shard set, also where another sample stands in for a damaged one.
     """
 
     images_nhwc: np.ndarray
@@ -39,14 +44,17 @@ class Loader:
     """Makes batches from indices; called by several threads at once.
 
     Args:
-        shard_set: What to read.
+        reader: Who reads them.
+        shape: Height, width and channels.
         cache: Where decoded pictures are kept, if anywhere.
         buffers: Batches' arrays that are used again.
     """
 
-    def __init__(self, shard_set: Pictures, cache: MemoryCache | None, buffers: int) -> None:
-        self._shape = shard_set.spec.shape
-        self._reader = open_reader(shard_set)
+    def __init__(
+        self, reader: Reader, shape: tuple[int, ...], cache: MemoryCache | None, buffers: int
+    ) -> None:
+        self._shape = shape
+        self._reader = reader
         self._buffers = BufferPool(buffers)
         self._cache = cache
 
@@ -81,7 +89,11 @@ class Loader:
 
 
 def read_samples(
-    shard_set: ShardSet, indices: np.ndarray, *, decode_threads: int = 2
+    shard_set: ShardSet,
+    indices: np.ndarray,
+    *,
+    decode_threads: int = 2,
+    tolerance: Tolerance = _NO_TOLERANCE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decoded samples, in the order of `indices`.
 
@@ -89,6 +101,7 @@ def read_samples(
         shard_set: What to read.
         indices: Places in the set, int [n]; repeats are allowed.
         decode_threads: Threads that read and decode.
+        tolerance: What damaged samples do; those that are replaced are logged.
 
     Returns:
         Pictures, uint8 [n, H, W, C], of clips [n, T, H, W, C], and labels, int64 [n], -1 where
@@ -105,7 +118,9 @@ def read_samples(
             f"but the shard set has {shard_set.num_samples} samples."
         )
     images_nhwc = np.empty((len(indices), *shard_set.spec.shape), np.uint8)
-    reader = SampleReader(shard_set)
+    reader: Reader = SampleReader(shard_set)
+    if tolerance.substitutes:
+        reader = SubstitutingReader(reader, shard_set, tolerance, _warn)
     try:
         with ThreadPoolExecutor(decode_threads, "distgen-read") as threads:
             parts = [
@@ -117,6 +132,10 @@ def read_samples(
         return images_nhwc, reader.labels(indices)
     finally:
         reader.close()
+
+
+def _warn(bad: BadSample) -> None:
+    _log.warning("Another sample stands in for %r in %s: %s", bad.key, bad.shard, bad.reason)
 
 
 def read_labels(shard_set: ShardSet) -> np.ndarray:

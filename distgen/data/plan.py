@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from distgen.core.errors import UsageError, did_you_mean
-from distgen.data.index import INDEX_CACHE_ROWS, INDEX_WHOLE_BYTES
+from distgen.data.index import INDEX_CACHE_ROWS, INDEX_WHOLE_BYTES, ShardSet
+from distgen.data.mixed import Pictures
 from distgen.data.order import Order, shape_of
 from distgen.data.pages import CONNECTIONS, PAGE_BYTES
 from distgen.data.quality import (
@@ -26,6 +27,7 @@ from distgen.data.read import READ_AHEAD_MIB
 
 _MIB = 1 << 20
 _SHARD_BYTES = 256 * _MIB  # what `distgen data build` writes
+_MUCH = 1.5  # times as many bytes as are used
 _QUALITY_BLOCKS = 16
 _PREFETCHED = 6  # batches that are ready or in work, and the two around them
 
@@ -327,22 +329,50 @@ def _advice(
                 f"would need {better / _MIB:,.0f} MiB instead of "
                 f"{sum(memory.values()) / _MIB:,.0f} MiB."
             )
-    lanes = math.lcm(workload.ranks, workload.lanes)
-    if read.amplification > 1.5 and lanes <= workload.batch_size:
-        window = workload.shuffle_window * lanes // workload.lanes
-        wider = replace(workload, lanes=lanes, shuffle_window=window)
-        amplification = reads(wider).amplification
-        if amplification < read.amplification:
-            advice.append(
-                f"Ranks share lanes, so each reads {read.amplification:.1f} times what it uses: "
-                f"with lanes={lanes} and shuffle_window={window} it would be {amplification:.1f}."
-            )
+    sharing = _sharing(workload, read)
+    if sharing:
+        advice.append(sharing)
     if workload.batch_size % workload.lanes and workload.samples > workload.shuffle_window:
         advice.append(
             f"Ranks read of more lanes than they need to, because a batch of "
             f"{workload.batch_size} is no multiple of lanes={workload.lanes}."
         )
     return tuple(advice)
+
+
+def sharing_advice(
+    pictures: Pictures, *, ranks: int, batch_size: int, lanes: int, shuffle_window: int
+) -> str | None:
+    """What to change where ranks of a run would read much of a store for nothing, in words.
+
+    Of a mix nothing is said: its sets take turns, and each may lie elsewhere.
+    """
+    if not isinstance(pictures, ShardSet) or pictures.location.local is not None:
+        return None
+    workload = Workload(
+        samples=pictures.num_samples,
+        shards=len(pictures.manifest.shards),
+        ranks=ranks,
+        sample_bytes=sum(s.bytes for s in pictures.manifest.shards) // pictures.num_samples,
+        batch_size=batch_size,
+        lanes=lanes,
+        shuffle_window=shuffle_window,
+    )
+    return _sharing(workload, reads(workload))
+
+
+def _sharing(workload: Workload, read: Reads) -> str | None:
+    lanes = math.lcm(workload.ranks, workload.lanes)
+    if read.amplification <= _MUCH or lanes > workload.batch_size:
+        return None
+    window = workload.shuffle_window * lanes // workload.lanes
+    amplification = reads(replace(workload, lanes=lanes, shuffle_window=window)).amplification
+    if amplification >= read.amplification:
+        return None
+    return (
+        f"Ranks share lanes, so each reads {read.amplification:.1f} times what it uses: "
+        f"with lanes={lanes} and shuffle_window={window} it would be {amplification:.1f}."
+    )
 
 
 def plan_memory(workload: Workload, costs: Costs) -> float:

@@ -24,6 +24,17 @@ MAX_OPEN_SHARDS = 256
 READ_AHEAD_MIB = 1024
 
 
+class SampleError(DataError):
+    """One sample is damaged, which says nothing of the others."""
+
+    shard: str
+    """Path or URL of its tar."""
+    key: str
+    """Its name."""
+    reason: str
+    """What is wrong with it."""
+
+
 class Span(NamedTuple):
     """A byte range to read at once, and the places in the request that it serves."""
 
@@ -161,8 +172,9 @@ class SampleReader:
     ) -> Iterator[tuple[int, bytes | memoryview]]:
         """Pictures of a shard on this machine, each with its place in the request."""
         begins, lengths = offsets.tolist(), sizes.tolist()
+        file = self._file(shard)
         for span in spans(offsets, sizes, LOCAL_GAP):
-            data = self._fetch(shard, span.start, span.stop)
+            data = self._read(file, shard, span.start, span.stop)
             for member in span.members:
                 begin = begins[member] - span.start
                 yield member, _part(data, begin, begin + lengths[member])
@@ -189,8 +201,11 @@ class SampleReader:
 
     def _fetch(self, shard: int, start: int, stop: int) -> bytes:
         """The bytes of a shard from `start` to `stop`, which is not among them."""
+        return self._read(self._file(shard), shard, start, stop)
+
+    def _read(self, file: Ranges, shard: int, start: int, stop: int) -> bytes:
         try:
-            data = self._file(shard).read_at(start, stop - start)
+            data = file.read_at(start, stop - start)
         except OSError as error:
             raise self._unreadable(shard, f", bytes {start} to {stop}", error) from error
         if len(data) != stop - start:
@@ -248,7 +263,7 @@ class SampleReader:
         location = self._set.location
         return "" if location.local is not None else f" (credentials: {location.credentials})"
 
-    def _damaged(self, shard: int, row: int, size: int) -> DataError:
+    def _damaged(self, shard: int, row: int, size: int) -> SampleError:
         return self._sample_error(
             shard,
             row,
@@ -256,16 +271,18 @@ class SampleReader:
             f"its {size} bytes changed after they were written",
         )
 
-    def _sample_error(self, shard: int, row: int, what: str, cause: str) -> DataError:
+    def _sample_error(self, shard: int, row: int, what: str, cause: str) -> SampleError:
         index = self._index.rows(shard)
         begin = int(index.offset[row])
-        return DataError(
+        tar, key = str(self._set.shard(shard)), self._index.key(shard, row)
+        error = SampleError(
             what,
-            where=f"{self._set.shard(shard)}, sample {self._index.key(shard, row)!r}, "
-            f"bytes {begin} to {begin + int(index.size[row])}",
+            where=f"{tar}, sample {key!r}, bytes {begin} to {begin + int(index.size[row])}",
             cause=cause,
             remedy=f"distgen data verify {self._set.location}",
         )
+        error.shard, error.key, error.reason = tar, key, cause
+        return error
 
 
 def _part(data: bytes, begin: int, end: int) -> bytes | memoryview:

@@ -12,13 +12,17 @@ import numpy as np
 from distgen.core.errors import UsageError
 from distgen.core.world import World
 from distgen.data.ahead import ReadAhead
+from distgen.data.bad import BAD_BUDGET, OnBad, OnError, SubstitutingReader, Tolerance
 from distgen.data.cache import CACHE_BUDGET_MIB, Cache, open_cache
 from distgen.data.loader import Batch, Loader
 from distgen.data.mix import SampleOrder
-from distgen.data.mixed import Pictures, is_remote, open_order
+from distgen.data.mixed import Pictures, Reader, is_remote, open_order, open_reader
 from distgen.data.order import EpochEnd
 
 _ALONE = World()
+# Work on pictures up to this size is mostly Python's own, which one thread at a time can do: a
+# second one takes turns with it after every few microseconds, and both get half as much done.
+SMALL_BYTES = 4096
 
 
 class Stream:
@@ -40,10 +44,14 @@ class Stream:
         shuffle: False gives the samples as they lie.
         epochs: Epochs after which the stream ends, rounded up to whole batches; None: never.
         turn: Every how many-th global batch is ours, where other processes deliver the others.
-        decode_threads: Threads that read and decode.
+        decode_threads: Threads that read and decode; one where pictures are very small.
         prefetch_batches: Batches that are made ready ahead.
         cache: Keep decoded pictures in memory: `memory`, `none`, or `auto` where they fit.
         cache_budget_mib: Memory in MiB up to which `auto` keeps them.
+        on_error: What a damaged sample does: `fail` raises; `substitute` gives the next sound one
+            with its label, while `Batch.indices_n` stays what the order says.
+        bad_budget: Damaged samples up to which that goes on: a count, or below 1 a share.
+        on_bad: Told of each damaged sample once, in any thread.
 
     Raises:
         UsageError: An argument is impossible for this set.
@@ -68,6 +76,9 @@ class Stream:
         prefetch_batches: int = 4,
         cache: Cache = "auto",
         cache_budget_mib: int = CACHE_BUDGET_MIB,
+        on_error: OnError = "fail",
+        bad_budget: float = BAD_BUDGET,
+        on_bad: OnBad = lambda _: None,
     ) -> None:
         if batch_size < world.size:
             raise UsageError(
@@ -86,11 +97,17 @@ class Stream:
         self._batch_size = batch_size
         self._stride = batch_size * turn.size
         self._end = _end(self._order, batch_size, epochs)
+        if math.prod(shard_set.spec.shape) <= SMALL_BYTES:
+            decode_threads = 1
         # Every thread needs a batch to work on while others wait to be taken.
         self.ahead = max(prefetch_batches, decode_threads)
         """Batches that are being made ready at any time."""
-        kept = open_cache(shard_set, cache, cache_budget_mib)
-        self._loader = Loader(shard_set, kept, buffers=self.ahead + 2)
+        tolerance = Tolerance(on_error, bad_budget)
+        kept = open_cache(shard_set, cache, cache_budget_mib, substitutes=tolerance.substitutes)
+        reader: Reader = open_reader(shard_set)
+        if tolerance.substitutes:
+            reader = SubstitutingReader(reader, shard_set, tolerance, on_bad)
+        self._loader = Loader(reader, shard_set.spec.shape, kept, buffers=self.ahead + 2)
         self._ahead = None
         if is_remote(shard_set):
             horizon = max(shuffle_window // 2, 2 * self.ahead * batch_size)

@@ -17,6 +17,8 @@ from ray.train.torch import TorchTrainer
 
 from distgen.core.errors import DistgenError, PreemptedError, TrainingError, UsageError
 from distgen.core.storage import Location, locate
+from distgen.data.mixed import Pictures
+from distgen.data.plan import sharing_advice
 from distgen.launch.cluster import Connection, Room, connect, slots
 from distgen.launch.faults import GiveUpOnKnownErrors, root_cause, unwrap
 from distgen.launch.network import InterfaceTorchConfig
@@ -24,8 +26,9 @@ from distgen.launch.telemetry import News, Telemetry
 from distgen.launch.worker import run_rank
 from distgen.training.job import ScalingConfig, TrainJob
 from distgen.training.local import stop_on_signals
+from distgen.training.outcome import Outcome, finished_outcome
 from distgen.training.run import RunFolder, Tick, open_pictures, prepare
-from distgen.training.trainer import OnTick, Outcome, finished_outcome
+from distgen.training.trainer import OnTick
 
 POLL_S = 0.5
 START_ATTEMPTS = 10
@@ -64,9 +67,12 @@ def run(
         TrainingError: The run was given up.
     """
     job = with_absolute_paths(job)
-    folder = prepare(job, open_pictures(job).fingerprint, fresh=fresh)
+    pictures = open_pictures(job)
+    folder = prepare(job, pictures.fingerprint, fresh=fresh)
     if folder.is_finished(job.training.images):
         return finished_outcome(folder)
+    if advice := advice_on_reading(job, pictures, folder):
+        on_message(advice)
     with connect(address) as connection:
         require_room(job.scaling, connection.room())
         return _Launch(job, folder, connection, on_tick, on_message).run(stop)
@@ -79,6 +85,19 @@ def with_absolute_paths(job: TrainJob) -> TrainJob:
     )
     data = job.data.model_copy(update={"shards": locate(job.data.shards).url, "mix": mix})
     return job.model_copy(update={"storage": locate(job.storage).url, "data": data})
+
+
+def advice_on_reading(job: TrainJob, pictures: Pictures, folder: RunFolder) -> str | None:
+    """What to change in a run that would read much for nothing, while that can be changed."""
+    if folder.events():  # lanes are part of the order, and so of the run
+        return None
+    return sharing_advice(
+        pictures,
+        ranks=job.scaling.workers,
+        batch_size=job.training.batch_size,
+        lanes=job.data.lanes,
+        shuffle_window=job.data.shuffle_window,
+    )
 
 
 def require_room(scaling: ScalingConfig, room: Room) -> None:

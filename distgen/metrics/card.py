@@ -14,6 +14,7 @@ from torch import nn
 from distgen.core.config import Config
 from distgen.core.world import World
 from distgen.data import ShardSet
+from distgen.data.bad import Tolerance
 from distgen.metrics import likelihood
 from distgen.metrics.cache import CACHE, ArrayCache
 from distgen.metrics.features import EXTRACTORS, ExtractorName
@@ -141,6 +142,7 @@ def evaluate_card(
     device: torch.device | None = None,
     gather: Gather = alone,
     images_seen: int | None = None,
+    tolerance: Tolerance = Tolerance(),  # noqa: B008 - frozen
     on_progress: Callable[[str], None] = lambda detail: None,  # noqa: ARG005
     cache: ArrayCache = CACHE,
 ) -> Card:
@@ -161,6 +163,7 @@ def evaluate_card(
         device: Where the model is and features are computed; by default the CPU.
         gather: Joins the row blocks of all ranks in rank order.
         images_seen: How long the model was trained, for the record.
+        tolerance: What damaged samples do; those that are replaced are logged.
         on_progress: Called on every rank with what it is doing, such as `pictures 640/5,000`.
         cache: Keeps the features of real pictures between evaluations.
 
@@ -170,8 +173,10 @@ def evaluate_card(
     started = time.monotonic()
     device = device or torch.device("cpu")
     ranks = Ranks(world, gather, on_progress)
-    yardstick = choose_yardstick(data, held_out, config.samples)
-    extractors = build_extractors(config.extractors, data, device=device, ranks=ranks, cache=cache)
+    yardstick = choose_yardstick(data, held_out, config.samples, tolerance)
+    extractors = build_extractors(
+        config.extractors, data, device=device, ranks=ranks, cache=cache, tolerance=tolerance
+    )
     reals = measure_reals(yardstick, extractors, config.neighbours, ranks, cache)
     with evaluating(model):
         maker = _maker(model, yardstick.reference, seed, device)
@@ -180,7 +185,7 @@ def evaluate_card(
         not_finite = int(gather(np.array([maker.not_finite])).sum())
         bounds = None
         if isinstance(model, LatentVariableModel):
-            chosen = _likelihood_pictures(data, held_out, config.likelihood_images)
+            chosen = _likelihood_pictures(data, held_out, config.likelihood_images, tolerance)
             bounds = likelihood.measure(
                 model, chosen, config.importance_samples, seed=seed, device=device, ranks=ranks
             )
@@ -214,7 +219,9 @@ def _maker(
     return PictureMaker(model, labels_like(labels, model.num_classes), seed, device)
 
 
-def _likelihood_pictures(data: ShardSet, held_out: ShardSet | None, count: int) -> PictureSet:
+def _likelihood_pictures(
+    data: ShardSet, held_out: ShardSet | None, count: int, tolerance: Tolerance
+) -> PictureSet:
     if held_out is None:
-        return choose_pictures(data, count, "train", "likelihood")
-    return choose_pictures(held_out, count, "test", "likelihood")
+        return choose_pictures(data, count, "train", "likelihood", tolerance)
+    return choose_pictures(held_out, count, "test", "likelihood", tolerance)

@@ -14,6 +14,7 @@ from distgen.core.errors import UsageError
 from distgen.core.seeding import derive
 from distgen.core.storage import sha256_of
 from distgen.data import ShardSet, read_samples
+from distgen.data.bad import Tolerance
 from distgen.data.read import SampleReader
 from distgen.metrics.cache import ArrayCache
 from distgen.metrics.features import (
@@ -32,6 +33,8 @@ from distgen.metrics.scores import ExtractorScores, Reference, Scores
 BLOCK = 64
 """Pictures decoded, made and looked at together."""
 
+_NO_TOLERANCE = Tolerance()
+
 
 @dataclass(frozen=True)
 class PictureSet:
@@ -40,6 +43,7 @@ class PictureSet:
     shard_set: ShardSet
     indices_n: np.ndarray
     split: str
+    tolerance: Tolerance = _NO_TOLERANCE
 
     def __len__(self) -> int:
         return len(self.indices_n)
@@ -48,12 +52,13 @@ class PictureSet:
     def identity(self) -> str:
         """Which pictures these are, whatever the set is called and wherever it lies."""
         chosen = sha256_of(np.ascontiguousarray(self.indices_n, dtype="<i8").tobytes())
-        return f"{self.shard_set.fingerprint} {chosen}"
+        substitutes = " with substitutes" if self.tolerance.substitutes else ""
+        return f"{self.shard_set.fingerprint} {chosen}{substitutes}"
 
     def pictures(self, rows: range) -> np.ndarray:
         """Some of them, uint8 `[n, H, W, C]`."""
-        images, _ = read_samples(self.shard_set, self.indices_n[rows.start : rows.stop])
-        return images
+        indices = self.indices_n[rows.start : rows.stop]
+        return read_samples(self.shard_set, indices, tolerance=self.tolerance)[0]
 
     def labels(self) -> np.ndarray:
         """Their labels, int64 `[n]`, from the index alone; -1 where there is none."""
@@ -74,7 +79,12 @@ class Yardstick:
     """As many other real pictures: the distance between the two is as good as it gets."""
 
 
-def choose_yardstick(data: ShardSet, held_out: ShardSet | None, samples: int) -> Yardstick:
+def choose_yardstick(
+    data: ShardSet,
+    held_out: ShardSet | None,
+    samples: int,
+    tolerance: Tolerance = _NO_TOLERANCE,
+) -> Yardstick:
     """Reference and floor of equal size, the same for every model, seed and number of ranks.
 
     The floor is held out, unless fewer pictures are held out than half of the training set could
@@ -97,22 +107,31 @@ def choose_yardstick(data: ShardSet, held_out: ShardSet | None, samples: int) ->
         )
     if held_out is not None and from_held >= from_train:
         return Yardstick(
-            _choose(data, count, "train", "reference"), _choose(held_out, count, "test", "floor")
+            _choose(data, count, "train", "reference", tolerance),
+            _choose(held_out, count, "test", "floor", tolerance),
         )
     both = _draw(data, 2 * count, "reference and floor")
     return Yardstick(
-        PictureSet(data, np.sort(both[:count]), "train"),
-        PictureSet(data, np.sort(both[count:]), "train"),
+        PictureSet(data, np.sort(both[:count]), "train", tolerance),
+        PictureSet(data, np.sort(both[count:]), "train", tolerance),
     )
 
 
-def choose_pictures(shard_set: ShardSet, count: int, split: str, purpose: str) -> PictureSet:
+def choose_pictures(
+    shard_set: ShardSet,
+    count: int,
+    split: str,
+    purpose: str,
+    tolerance: Tolerance = _NO_TOLERANCE,
+) -> PictureSet:
     """`count` pictures, or all where there are fewer, the same every time."""
-    return _choose(shard_set, min(count, shard_set.num_samples), split, purpose)
+    return _choose(shard_set, min(count, shard_set.num_samples), split, purpose, tolerance)
 
 
-def _choose(shard_set: ShardSet, count: int, split: str, purpose: str) -> PictureSet:
-    return PictureSet(shard_set, np.sort(_draw(shard_set, count, purpose)), split)
+def _choose(
+    shard_set: ShardSet, count: int, split: str, purpose: str, tolerance: Tolerance
+) -> PictureSet:
+    return PictureSet(shard_set, np.sort(_draw(shard_set, count, purpose)), split, tolerance)
 
 
 def _draw(shard_set: ShardSet, count: int, purpose: str) -> np.ndarray:
@@ -127,19 +146,20 @@ def build_extractors(
     device: torch.device,
     ranks: Ranks,
     cache: ArrayCache,
+    tolerance: Tolerance = _NO_TOLERANCE,
 ) -> list[Extractor]:
     """The extractors by name; the pixel PCA is fitted on training pictures by rank 0."""
     extractors: list[Extractor] = []
     for name in names:
         if name == "pixel-pca64":
-            extractors.append(_pixel_pca(data, ranks, cache))
+            extractors.append(_pixel_pca(data, ranks, cache, tolerance))
         else:
             extractors.append(EfficientNetFeatures(device))
     return extractors
 
 
-def _pixel_pca(data: ShardSet, ranks: Ranks, cache: ArrayCache) -> PixelPCA:
-    chosen = choose_pictures(data, PCA_FIT_PICTURES, "train", "pixel PCA")
+def _pixel_pca(data: ShardSet, ranks: Ranks, cache: ArrayCache, tolerance: Tolerance) -> PixelPCA:
+    chosen = choose_pictures(data, PCA_FIT_PICTURES, "train", "pixel PCA", tolerance)
     digest = pixel_pca_digest(chosen.identity)
     rows = cache.get(digest) if ranks.world.is_main else None
     if ranks.world.is_main and rows is None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distgen.core.world import World
 
+T = TypeVar("T")
 RowGather = Callable[[np.ndarray], np.ndarray]
 
 # Buffers are constants here. What keeps them from being sent at each step has a new name in newer
@@ -75,6 +76,14 @@ class Collective:
         blocks: list[np.ndarray] = [rows] * self.world.size
         dist.all_gather_object(blocks, rows, group=self._host_group)
         return np.concatenate(blocks)
+
+    def gather_list(self, values: Sequence[T]) -> list[T]:
+        """The values of all ranks, one rank after the other, on every rank."""
+        if self.world.size == 1:
+            return list(values)
+        blocks: list[list[T]] = [[]] * self.world.size
+        dist.all_gather_object(blocks, list(values), group=self._host_group)
+        return [value for block in blocks for value in block]
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

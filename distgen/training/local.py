@@ -12,8 +12,9 @@ import torch
 
 from distgen.core.world import World
 from distgen.training.job import TrainJob
+from distgen.training.outcome import Outcome, finished_outcome
 from distgen.training.run import Tick, open_pictures, prepare
-from distgen.training.trainer import OnTick, Outcome, finished_outcome, train
+from distgen.training.trainer import OnTick, train
 
 
 def train_here(job: TrainJob, *, on_tick: OnTick = lambda _: False, fresh: bool = False) -> Outcome:

@@ -17,6 +17,7 @@ import torch
 from distgen.core.config import dump_yaml, flatten, parse, parse_yaml
 from distgen.core.errors import UsageError
 from distgen.core.storage import Location
+from distgen.data.bad import BadSample
 from distgen.data.mixed import Pictures, open_data
 from distgen.models import sketch_networks
 from distgen.training.job import TrainJob
@@ -29,6 +30,8 @@ CHANGEABLE = (
     "data.decode_threads",
     "data.prefetch_batches",
     "data.cache",  # and its budget
+    "data.on_error",
+    "data.bad_budget",
     "training.images",
     "training.checkpoint_every",
     "training.evaluate_every",
@@ -76,6 +79,7 @@ class RunFolder:
         self.bundle = location / "bundle"
         self.card = location / "card.json"
         self.report = location / "report.html"
+        self._bad_samples = _JsonLines(location / "bad_samples.jsonl")
         self._metrics = _JsonLines(location / "metrics.jsonl")
         self._events = _JsonLines(location / "events.jsonl")
 
@@ -121,6 +125,14 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         """All points of the curves, oldest first."""
         return self._metrics.read()
+
+    def log_bad_sample(self, bad: BadSample) -> None:
+        """Add a line to `bad_samples.jsonl`."""
+        self._bad_samples.append(asdict(bad))
+
+    def bad_samples(self) -> list[BadSample]:
+        """The damaged samples that were met so far, in the order in which they were noted."""
+        return [BadSample(**row) for row in self._bad_samples.read()]
 
     def rewind(self, images_seen: int) -> None:
         """Forget points beyond a restored checkpoint, for they will be drawn again."""

@@ -27,7 +27,7 @@ def write(
 ) -> None:
     """Write the grid of fakes for this clock, and of reals (and their reconstructions) beside."""
     count = ROWS * COLUMNS
-    reals_nhwc = _reals(shard_set, count, job.training.seed)
+    reals_nhwc = _reals(shard_set, count, job)
     if not (run.samples / "reals.png").is_file():
         (run.samples / "reals.png").write_bytes(grid_png(reals_nhwc, columns=COLUMNS))
     fakes = sample_grid(network, job.training.seed, count, device)
@@ -61,8 +61,8 @@ def sample_grid(network: nn.Module, seed: int, count: int, device: torch.device)
     return to_uint8_nhwc(network.sample(latents, labels))
 
 
-def _reals(shard_set: ShardSet, count: int, seed: int) -> np.ndarray:
-    random = np.random.default_rng(derive(seed, "reals"))
+def _reals(shard_set: ShardSet, count: int, job: TrainJob) -> np.ndarray:
+    random = np.random.default_rng(derive(job.training.seed, "reals"))
     wanted = min(count, shard_set.num_samples)
-    images, _ = read_samples(shard_set, random.choice(shard_set.num_samples, wanted, replace=False))
-    return images
+    chosen = random.choice(shard_set.num_samples, wanted, replace=False)
+    return read_samples(shard_set, chosen, tolerance=job.data.tolerance)[0]

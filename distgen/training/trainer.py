@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import nn
 
 from distgen.core.errors import DataError, PreemptedError, TrainingError
 from distgen.core.seeding import derive
-from distgen.core.storage import Location, sha256_of
+from distgen.core.storage import Location
 from distgen.core.world import World
 from distgen.data import Batch, Stream, has_split, open_shard_set
 from distgen.data.augment import augment
@@ -26,11 +25,13 @@ from distgen.objectives.base import Noise, TrainBatch
 from distgen.registry.bundle import write_bundle
 from distgen.training import checkpoint, curves, samples
 from distgen.training.allocator import keep_freed_memory
+from distgen.training.bad_samples import BadSamples
 from distgen.training.collective import Collective
 from distgen.training.ema import EMA
 from distgen.training.job import TrainJob
 from distgen.training.meters import Meters, Reading
 from distgen.training.optim import build_optimizers, learning_rate_at, set_learning_rate
+from distgen.training.outcome import Outcome
 from distgen.training.report import write_report
 from distgen.training.run import RunFolder, Tick
 
@@ -40,19 +41,6 @@ to stop."""
 
 LOOK_EVERY_S = 5.0
 """Seconds between two looks at how a run goes: the longest that a wish to stop waits."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run that reached its length leaves."""
-
-    run: str
-    """Path or URL of the run's folder."""
-    images_seen: int
-    digest: str
-    """SHA-256 of the bundle's manifest: the model's identity."""
-    card: dict[str, Any]
-    """The last quality card."""
 
 
 class Trainer:
@@ -84,6 +72,9 @@ class Trainer:
         self.objective = build_objective(job.objective, job.model)
         self.optimizers = build_optimizers(self.objective.phases, self.networks, job.training)
         self.meters = Meters(device)
+        self.bad_samples = BadSamples(
+            self.run, self.collective, job.data.tolerance, self.pictures.num_samples
+        )
         self.images_seen = 0
         self.last_card: Card | None = None
         self._stop_wanted = False
@@ -157,9 +148,9 @@ class Trainer:
         images = images.to(self.device, non_blocking=True)
         # NHWC bytes seen as NCHW are channels_last already.
         images = images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-        places = np.arange(self.world.rank, config.batch_size, self.world.size) + self.images_seen
-        epochs = places // self.shard_set.num_samples
-        images = augment(images, batch.indices_n, epochs, self.job.data.augment, config.seed)
+        mine = np.arange(self.world.rank, config.batch_size, self.world.size)
+        positions = self.images_seen + mine
+        images = augment(images, batch.indices_n, positions, self.job.data.augment, config.seed)
         return TrainBatch(
             images_nchw=images,
             labels_n=labels.to(self.device, non_blocking=True) if self.spec.classes else None,
@@ -181,6 +172,9 @@ class Trainer:
             prefetch_batches=data.prefetch_batches,
             cache=data.cache,
             cache_budget_mib=data.cache_budget_mib,
+            on_error=data.on_error,
+            bad_budget=data.bad_budget,
+            on_bad=self.bad_samples.add,
         )
 
     def _precision(self) -> AbstractContextManager[Any]:
@@ -223,6 +217,7 @@ class Trainer:
                 remedy="lower training.learning_rate and start with --fresh; "
                 "the last checkpoint is from before",
             )
+        self.bad_samples.share()
         stop = bool(self.collective.agree(self._say(reading, point_due)))
         if point_due or stop:
             self.meters.reset()
@@ -319,6 +314,7 @@ class Trainer:
             world=self.world,
             device=self.device,
             images_seen=self.images_seen,
+            tolerance=self.job.data.tolerance,
             gather=self.collective.gather_rows,
             on_progress=progress,
         )
@@ -367,16 +363,6 @@ class Trainer:
     def _event(self, kind: str, **facts: Any) -> None:
         if self.world.is_main:
             self.run.event(kind, self.images_seen, **facts)
-
-
-def finished_outcome(run: RunFolder) -> Outcome:
-    """The outcome of a run that reached its length earlier."""
-    return Outcome(
-        run=str(run.location),
-        images_seen=int((run.bundle / "config.json").read_json()["images_seen"]),
-        digest=sha256_of((run.bundle / "manifest.json").read_bytes()),
-        card=run.card.read_json(),
-    )
 
 
 def train_only(networks: Mapping[str, nn.Module], names: Iterable[str]) -> None:

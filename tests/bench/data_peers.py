@@ -44,6 +44,7 @@ from distgen.core.spec import ImageSpec
 from distgen.core.storage import locate
 from distgen.data import SetWriter
 from distgen.data.png import encode_plain
+from distgen.data.quality import adjacent_correlation, chi_squared_of_positions
 
 SIDE = Path(__file__).with_name("data_peers_side.py")
 PEERS = ("webdataset", "streaming", "litdata", "folder")
@@ -52,6 +53,8 @@ EXACT_SHARDS = (700, 3, 520, 64, 300, 399, 17)
 RANKS = 2
 WORKERS = (0, 1, 3)
 JPEG_QUALITY = 90
+SHUFFLED = 500_000
+SHUFFLED_EPOCHS = 3
 SHARD_SAMPLES = 1_000
 
 Results = dict[str, Any]
@@ -212,6 +215,22 @@ class Bench:
             file.flush()
             return self.run("resume", root, side, state=file.name, **options)
 
+    def shuffle(self, root: Path) -> dict[str, Any]:
+        """How well `streaming` mixes, in the figures of `distgen bench shuffle`: means."""
+        found: list[dict[str, float]] = []
+        for epoch in range(SHUFFLED_EPOCHS):
+            made = self.run("order", root, "streaming", samples=SHUFFLED, epoch=epoch)
+            if "error" in made:
+                return made
+            order = np.load(root / f"order-{epoch}.npy")
+            found.append(
+                {
+                    "adjacent_correlation": adjacent_correlation(order),
+                    "chi_squared": chi_squared_of_positions(order, SHUFFLED),
+                }
+            )
+        return {name: statistics.mean(each[name] for each in found) for name in found[0]}
+
     def exact(self, root: Path, side: str, **options: Any) -> dict[str, Any]:
         """Samples missing and repeated in an epoch of two ranks."""
         both = [
@@ -257,6 +276,7 @@ def measure(bench: Bench) -> None:
             for peer, decoder in itertools.product(PEERS, decoders):
                 name = f"{data} {peer} {decoder} {number}"
                 bench.once(name, bench.run, "speed", root, peer, decoder=decoder, **same)
+    bench.once("shuffle streaming", bench.shuffle, args.work)
     root, same = folders["jpeg"], {"data": "jpeg", "samples": args.samples}
     for side in ("distgen", *PEERS):
         bench.once(f"memory {side}", bench.memory, root, side, **same)
@@ -322,6 +342,13 @@ def show(results: Results, found: dict[str, Any]) -> None:
         ]
         print(f"  {side:14}{memory:6,.0f} MiB{took:>12}  {', '.join(words)}")
     print("  * other batches than without the stop")
+    mixed = results.get("shuffle streaming", {})
+    if "chi_squared" in mixed:
+        print(
+            f"\nstreaming's shuffle (ours and webdataset's: distgen bench shuffle): correlation of "
+            f"neighbours {mixed['adjacent_correlation']:.4f}, "
+            f"chi-squared of positions {mixed['chi_squared']:.1f}"
+        )
 
 
 def main() -> None:
@@ -342,7 +369,7 @@ def main() -> None:
     extra = {
         name: value
         for name, value in bench.results.items()
-        if name.startswith(("memory", "resume", "exact"))
+        if name.startswith(("memory", "resume", "exact", "shuffle"))
     }
     out = args.results.with_name("data_peers.json")
     out.write_text(json.dumps({**found, **extra}, indent=1, sort_keys=True) + "\n")

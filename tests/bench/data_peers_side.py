@@ -30,6 +30,8 @@ SKIP = 20  # batches before the clock starts
 TAIL = 8  # batches left when it stops, so that the pipeline is as full then as at the start
 BARE_S = 3.0
 BARE_THREADS = 2
+SHUFFLED_SHARD = 1000  # as `distgen bench shuffle` has them
+SHUFFLED_WINDOW = 16_384
 
 
 def decode_pillow(data: bytes) -> np.ndarray:
@@ -333,6 +335,20 @@ def _litdata_sample(numbered: tuple[int, str]) -> dict[str, Any]:
     return {"id": numbered[0], "image": Path(numbered[1]).read_bytes()}
 
 
+def shuffled_order(root: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """An epoch of `streaming`'s default shuffle, as an array in `root`.
+
+    Its block is what our window and webdataset's buffer are: the samples to shuffle among.
+    """
+    _without_torchvision()
+    from streaming.base.shuffle import get_shuffle
+
+    shards = np.full(args.samples // SHUFFLED_SHARD, SHUFFLED_SHARD, np.int64)
+    order = get_shuffle("py1e", shards, 1, 0, args.epoch, SHUFFLED_WINDOW)
+    np.save(root / f"order-{args.epoch}.npy", np.asarray(order, np.int64))
+    return {"samples": len(order)}
+
+
 TASKS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
     "speed": measure_speed,
     "bare": measure_bare,
@@ -340,6 +356,7 @@ TASKS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
     "save": save_state,
     "resume": measure_resume,
     "make": make_peers_data,
+    "order": shuffled_order,
 }
 
 
@@ -357,6 +374,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=0)
     parser.add_argument("--chunk-bytes", type=int, default=1 << 24)
     parser.add_argument("--state")
+    parser.add_argument("--epoch", type=int, default=0)
     parser.add_argument("--hold", action="store_true")
     args = parser.parse_args()
     result = TASKS[args.what](args.root, args)

@@ -16,19 +16,30 @@ from distgen.launch import train
 from distgen.launch.cluster import Connection
 from distgen.registry.bundle import load_bundle
 from distgen.training.job import TrainJob
-from distgen.training.run import RunFolder, Tick
+from distgen.training.local import train_here
+from distgen.training.run import RunFolder, Tick, open_pictures, prepare
+from tests.ray import plain_ranks
 from tests.ray.conftest import MODELS, MakeJob, losses, weights
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(ray_cluster: Connection, make_job: MakeJob) -> dict[str, TrainJob]:
-    """One finished two-worker run of each family."""
+def uninterrupted(make_job: MakeJob) -> dict[str, TrainJob]:
+    """One finished two-rank run of each family, by torch alone: nothing of Ray took part in it."""
     jobs = {family: make_job(family) for family in MODELS}
     for job in jobs.values():
-        train.run(job)
+        prepare(job, open_pictures(job).fingerprint)
+    plain_ranks.run(list(jobs.values()))
     return jobs
+
+
+@pytest.fixture(scope="module")
+def whole(ray_cluster: Connection, make_job: MakeJob) -> TrainJob:
+    """A finished run of two Ray workers."""
+    job = make_job("gan")
+    train.run(job)
+    return job
 
 
 def events(job: TrainJob, kind: str) -> list[dict]:
@@ -53,26 +64,34 @@ class KillOnce:
         return False
 
 
-def test_two_workers_write_a_whole_run(uninterrupted: dict[str, TrainJob]) -> None:
-    job = uninterrupted["gan"]
-    folder = RunFolder(job.location)
-    assert folder.is_finished(job.training.images)
+def test_two_workers_write_a_whole_run(whole: TrainJob, uninterrupted: dict[str, TrainJob]) -> None:
+    folder = RunFolder(whole.location)
+    assert folder.is_finished(whole.training.images)
     assert load_bundle(folder.bundle).model.num_classes == 10
     assert folder.card.is_file()
     assert folder.report.is_file()
-    assert [event["ranks"] for event in events(job, "started")] == [2]
+    assert [event["ranks"] for event in events(whole, "started")] == [2]
     assert not (folder.location / "ray").is_dir(), "what Ray keeps for itself is gone"
+    assert weights(whole) == weights(uninterrupted["gan"])
+    assert losses(whole) == losses(uninterrupted["gan"])
 
 
 def test_ranks_talk_through_the_interface_of_the_nodes_address(
-    uninterrupted: dict[str, TrainJob], ray_cluster: Connection
+    whole: TrainJob, ray_cluster: Connection
 ) -> None:
     address = ray_cluster.address.rpartition(":")[0]
-    (running,) = events(uninterrupted["gan"], "workers running")
+    (running,) = events(whole, "workers running")
     assert [member["rank"] for member in running["ranks"]] == [0, 1]
     for member in running["ranks"]:
         entries = psutil.net_if_addrs()[member["interface"]]
         assert address in [entry.address for entry in entries]
+
+
+def test_finished_run_is_left_alone(whole: TrainJob) -> None:
+    before = weights(whole), RunFolder(whole.location).events()
+    outcome = train.run(whole)
+    assert outcome.images_seen == whole.training.images
+    assert (weights(whole), RunFolder(whole.location).events()) == before
 
 
 def test_run_is_given_up_after_its_last_failure(make_job: MakeJob) -> None:
@@ -98,47 +117,38 @@ def test_killed_worker_costs_nothing(
     assert losses(job) == losses(uninterrupted[family]), fate
 
 
-def test_signals_stop_with_a_checkpoint_and_the_same_call_resumes(
+def test_a_signal_stops_with_a_checkpoint_and_the_same_call_resumes(
     uninterrupted: dict[str, TrainJob], make_job: MakeJob
 ) -> None:
     job = make_job("vae")
-    for number, images in ((signal.SIGINT, 240), (signal.SIGTERM, 560)):
-        before = signal.getsignal(number)
+    before = signal.getsignal(signal.SIGTERM)
 
-        def interrupt(tick: Tick, images: int = images, number: int = number) -> bool:
-            if tick.images_seen == images:
-                os.kill(os.getpid(), number)
-            return False
+    def interrupt(tick: Tick) -> bool:
+        if tick.images_seen == 240:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return False
 
-        with pytest.raises(PreemptedError) as raised:
-            train.run(job, on_tick=interrupt, on_message=lambda _: None)
-        assert raised.value.exit_code == 75
-        assert signal.getsignal(number) is before
-        assert events(job, "stopped")[-1]["images_seen"] >= images
-        assert not RunFolder(job.location).is_finished(job.training.images)
+    with pytest.raises(PreemptedError) as raised:
+        train.run(job, on_tick=interrupt, on_message=lambda _: None)
+    assert raised.value.exit_code == 75
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert events(job, "stopped")[-1]["images_seen"] >= 240
+    assert not RunFolder(job.location).is_finished(job.training.images)
     train.run(job)
-    assert len(events(job, "resumed")) == 2
+    assert len(events(job, "resumed")) == 1
     assert weights(job) == weights(uninterrupted["vae"])
 
 
-def test_one_worker_sees_the_losses_of_two(
+def test_one_rank_sees_the_losses_of_two(
     uninterrupted: dict[str, TrainJob], make_job: MakeJob
 ) -> None:
-    job = make_job("vae", scaling__workers=1)
-    train.run(job)
+    job = make_job("vae", scaling__workers=0)
+    train_here(job)
     alone, together = losses(job), losses(uninterrupted["vae"])
     assert len(alone) == len(together)
     for (seen, one), (also_seen, two) in zip(alone, together, strict=True):
         assert seen == also_seen
         assert one == pytest.approx(two, rel=1e-3)
-
-
-def test_finished_run_is_left_alone(uninterrupted: dict[str, TrainJob]) -> None:
-    job = uninterrupted["rvae"]
-    before = weights(job), RunFolder(job.location).events()
-    outcome = train.run(job)
-    assert outcome.images_seen == job.training.images
-    assert (weights(job), RunFolder(job.location).events()) == before
 
 
 def test_damaged_shard_ends_the_run_with_its_own_error(make_job: MakeJob, tmp_path: Path) -> None:

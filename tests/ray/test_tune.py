@@ -39,18 +39,25 @@ def make_search(make_job: MakeJob, tmp_path: Path, **search: Any) -> TuneJob:
     return parse(TuneJob, raw, "a test")
 
 
-def test_best_of_a_grid_becomes_a_job_file_that_trains(make_job: MakeJob, tmp_path: Path) -> None:
+def test_asha_ends_the_worse_trial_and_the_best_becomes_a_job_file_that_trains(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
     rates = [3.0e-3, 1.0e-7]
     job = make_search(
         make_job,
         tmp_path,
         space={"training.learning_rate": {"choice": rates}},
         algorithm="grid",
-        scheduler="none",
+        reduction=2,
+        max_concurrent=1,
     )
     outcome = tuner.run(job)
-    assert [trial.status for trial in outcome.trials] == ["finished", "finished"]
-    assert outcome.best.value == min(trial.value for trial in outcome.trials)
+    good, bad = outcome.trials
+    assert (good.status, bad.status) == ("finished", "stopped")
+    assert bad.images_seen < job.train.training.images
+    assert RunFolder(job.location / "trials" / "trial-0001").events()[-1]["event"] == "stopped"
+    assert not any(psutil.pid_exists(pid) for pid in worker_pids(job, 1)), "its workers have ended"
+    assert outcome.best.value == good.value
     assert outcome.best.point == {"training.learning_rate": rates[0]}
 
     table = pq.read_table(Path(outcome.folder) / "trials.parquet").to_pylist()
@@ -66,23 +73,6 @@ def test_best_of_a_grid_becomes_a_job_file_that_trains(make_job: MakeJob, tmp_pa
 
     again = tuner.run(job)
     assert again == outcome, "a finished search is only read"
-
-
-def test_asha_ends_the_worse_trials_and_their_workers(make_job: MakeJob, tmp_path: Path) -> None:
-    job = make_search(
-        make_job,
-        tmp_path,
-        space={"training.learning_rate": {"choice": [3.0e-3, 1.0e-7]}},
-        algorithm="grid",
-        reduction=2,
-        max_concurrent=1,
-    )
-    outcome = tuner.run(job)
-    good, bad = outcome.trials
-    assert (good.status, bad.status) == ("finished", "stopped")
-    assert bad.images_seen < job.train.training.images
-    assert RunFolder(job.location / "trials" / "trial-0001").events()[-1]["event"] == "stopped"
-    assert not any(psutil.pid_exists(pid) for pid in worker_pids(job, 1)), "its workers have ended"
 
 
 def test_interrupted_search_goes_on_where_it_was(make_job: MakeJob, tmp_path: Path) -> None:

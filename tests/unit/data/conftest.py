@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from distgen.core.spec import ImageSpec
 from distgen.core.storage import locate
-from distgen.data import SetWriter, ShardSet, open_shard_set
+from distgen.data import SetWriter, ShardSet, open_shard_set, stream
 from distgen.data.png import encode_plain
 
 # How long an example takes says nothing on a busy machine.
@@ -52,6 +52,12 @@ def make_set(
             writer.next_shard()
         writer.commit()
     return Made(open_shard_set(str(folder)), folder, images_nhwc, labels_n)
+
+
+@pytest.fixture(autouse=True)
+def several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let as many threads decode the tests' tiny pictures as would decode large ones."""
+    monkeypatch.setattr(stream, "SMALL_BYTES", 0)
 
 
 @pytest.fixture

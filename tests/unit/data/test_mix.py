@@ -204,6 +204,12 @@ def test_balance_goes_with_weights_and_filters(two: tuple[Made, Made]) -> None:
     assert np.bincount(labels).tolist() == [80, 80]
 
 
+def test_a_mix_is_another_one_with_other_weights_or_sets(two: tuple[Made, Made]) -> None:
+    first, second = (made.shard_set for made in two)
+    whole = [((first, 1), (second, 1)), ((first, 2), (second, 1)), ((second, 1), (first, 1))]
+    assert len({mix(weighted).fingerprint for weighted in whole}) == 3
+
+
 def test_sets_that_differ_are_refused(make: Callable[..., Made]) -> None:
     first, large, colour = make(5), make(5, name="large", side=6), make(5, name="rgb", mode="RGB")
     with pytest.raises(UsageError, match="differ in size: 4x4 and 6x6"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,11 +11,15 @@ from typer.testing import CliRunner
 
 from distgen.cli.data import app
 from distgen.core.errors import UsageError
+from distgen.core.storage import locate
 from distgen.core.world import World
+from distgen.data.index import Manifest, ShardSet
+from distgen.data.mixed import Pictures, mix
 from distgen.data.order import Order
 from distgen.data.pages import PAGE_BYTES
-from distgen.data.plan import Costs, Workload, costs_from, plan, reads
+from distgen.data.plan import Costs, Workload, costs_from, plan, reads, sharing_advice
 
+from .conftest import Made
 from .test_data_commands import code_and_text
 
 
@@ -143,3 +148,29 @@ def test_the_command_prints_a_table_or_json() -> None:
 def test_a_workload_says_which_number_is_wrong() -> None:
     with pytest.raises(UsageError, match="lanes is 0"):
         Workload(10, 1, 1, lanes=0)
+
+
+def large(manifest: Manifest) -> Manifest:
+    """The same with a million samples of 20 kB."""
+    size = {"samples": 500_000, "bytes": 10_000_000_000}
+    shards = tuple(shard.model_copy(update=size) for shard in manifest.shards[:2])
+    return manifest.model_copy(update={"shards": shards, "num_samples": 1_000_000})
+
+
+def test_ranks_that_would_share_lanes_of_a_store_are_told_of_better_ones(
+    make: Callable[..., Made],
+) -> None:
+    made = make(500, 500)
+    remote = ShardSet(locate("s3://pictures/set?region=eu-west-1"), large(made.shard_set.manifest))
+
+    def advice(ranks: int, pictures: Pictures = remote) -> str | None:
+        return sharing_advice(pictures, ranks=ranks, batch_size=960, lanes=64, shuffle_window=640)
+
+    assert advice(64) is None
+    assert advice(48, made.shard_set) is None, "what lies here costs nothing to read"
+    assert advice(48, mix([(remote, 1.0)])) is None
+    text = advice(48)
+    assert text is not None
+    assert "lanes=192 and shuffle_window=1920 it would be 1.0" in text
+    lanes = Workload(1_000_000, 2, 48, batch_size=960, lanes=192, shuffle_window=1920)
+    assert reads(lanes).amplification == pytest.approx(1.0)

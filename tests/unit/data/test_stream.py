@@ -20,6 +20,7 @@ from distgen.core.config import parse
 from distgen.core.errors import DataError, UsageError
 from distgen.core.world import World
 from distgen.data import DataConfig, Stream, open_shard_set, read_labels, read_samples
+from distgen.data import stream as stream_module
 from distgen.data.decode import BufferPool
 from distgen.data.index import IndexReader
 from distgen.data.order import Order
@@ -50,6 +51,17 @@ def flip(made: Made, index: int, field: str = "png") -> tuple[str, str, int, int
     data[begin + row[f"{field}.size"] // 2] ^= 1
     path.write_bytes(data)
     return path.name, row["key"], begin, begin + row[f"{field}.size"]
+
+
+@pytest.mark.parametrize(("side", "threads"), [(64, 1), (65, 3)])
+def test_very_small_pictures_are_the_work_of_one_thread(
+    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch, side: int, threads: int
+) -> None:
+    monkeypatch.setattr(stream_module, "SMALL_BYTES", 4096)
+    made = make(40, side=side)
+    with Stream(made.shard_set, batch_size=4, decode_threads=3, cache="none") as stream:
+        list(islice(stream, 8))
+        assert len(data_threads()) == threads
 
 
 @pytest.mark.parametrize("cache", ["none", "memory", "auto"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from distgen.core.errors import UsageError
+from distgen.core.errors import DataError, UsageError
 from distgen.core.world import World
 from distgen.data import open_shard_set
+from distgen.data.bad import Tolerance
+from distgen.data.index import IndexReader
 from distgen.metrics import reals
 from distgen.metrics.cache import ArrayCache
 from distgen.metrics.card import Card, EvaluationConfig, evaluate_card
@@ -182,6 +185,27 @@ def test_a_damaged_cache_costs_time_and_nothing_else(sets, tmp_path):
         file.write_bytes(whole[: len(whole) // 3] if number % 2 else flipped)
     again = evaluate_card(model, GAN, data, held_out, SMALL, cache=ArrayCache(tmp_path))
     assert figures(again) == figures(first)
+
+
+def test_damaged_pictures_are_replaced_where_the_run_replaces_them(digits, cache, tmp_path):
+    shutil.copytree(digits, tmp_path / "damaged")
+    data, held_out = (open_shard_set(str(tmp_path / "damaged"), part) for part in ("train", "test"))
+    for each in (data, held_out):
+        place = each.shard(0).local
+        content = bytearray(place.read_bytes())
+        for offset in IndexReader(each).rows(0).offset[5:60:10].tolist():
+            content[offset + 30] ^= 4
+        place.write_bytes(content)
+    model = served(VAE, data.spec)
+    with pytest.raises(DataError, match="checksum"):
+        evaluate_card(model, VAE, data, held_out, SMALL, cache=cache)
+    lenient = Tolerance("substitute", 0.1)
+    lines = EvaluationConfig(**{**SMALL.model_dump(), "likelihood_images": 10_000})
+    card = evaluate_card(model, VAE, data, held_out, lines, cache=cache, tolerance=lenient)
+    assert card.samples == 150
+    # What was put in place of damaged pictures is not kept for those who do not want it.
+    with pytest.raises(DataError, match="checksum"):
+        evaluate_card(served(GAN, data.spec), GAN, data, held_out, SMALL, cache=cache)
 
 
 def test_a_diverged_model_is_measured_and_told(sets, cache):

@@ -9,12 +9,17 @@ from safetensors.torch import load_file
 
 from distgen.core.errors import DataError, PreemptedError, TrainingError
 from distgen.core.storage import locate
-from distgen.data.config import AugmentConfig
+from distgen.data import build, open_shard_set
+from distgen.data.augment import augment
+from distgen.data.config import AugmentConfig, MixEntry
+from distgen.data.mixed import open_data
+from distgen.data.view import FilterConfig
 from distgen.registry.bundle import load_bundle
 from distgen.training import checkpoint, trainer
 from distgen.training.collective import Collective
-from distgen.training.run import Tick
-from distgen.training.trainer import crossed, finished_outcome, train, train_only
+from distgen.training.outcome import finished_outcome
+from distgen.training.run import Tick, prepare
+from distgen.training.trainer import crossed, train, train_only
 
 FAMILIES = ("gan", "vae", "rvae")
 
@@ -66,8 +71,8 @@ def test_resume_equals_uninterrupted(family, stop_at, make_job, start):
 def test_augmented_pictures_are_the_same_after_a_resume(make_job, start):
     def augmented(name):
         job = make_job("vae", name)
-        augment = AugmentConfig(flip=0.5, shift=1, rotate=10, brightness=0.1)
-        return job.model_copy(update={"data": job.data.model_copy(update={"augment": augment})})
+        config = AugmentConfig(flip=0.5, shift=1, rotate=10, brightness=0.1)
+        return job.model_copy(update={"data": job.data.model_copy(update={"augment": config})})
 
     plain, whole = start(make_job("vae", "plain")), start(augmented("whole"))
     train(plain.job())
@@ -78,6 +83,59 @@ def test_augmented_pictures_are_the_same_after_a_resume(make_job, start):
     train(broken.job())
     assert weights(broken) == weights(whole)
     assert weights(whole) != weights(plain)
+
+
+def test_a_mix_of_sets_trains_resumes_and_is_measured_against_the_first(
+    make_job, start, tmp_path, digits, monkeypatch
+):
+    build("digits", tmp_path / "lossy", encoding="jpg", quality=30)
+
+    def mixed(name):
+        job = make_job("vae", name)
+        entries = (MixEntry(shards=digits, weight=3), MixEntry(shards=str(tmp_path / "lossy")))
+        data = job.data.model_copy(update={"mix": entries, "balance": "classes"})
+        return job.model_copy(update={"data": data})
+
+    labels, step = [], trainer.Trainer.step
+
+    def noted(self, batch):
+        labels.extend(batch.labels_n.tolist())
+        step(self, batch)
+
+    monkeypatch.setattr(trainer.Trainer, "step", noted)
+    job = mixed("whole")
+    whole = prepare(job, open_data(job.data).fingerprint)
+    train(whole.job())
+    assert {labels.count(label) for label in range(10)} == {32}, "320 images of ten classes"
+    card = whole.card.read_json()
+    assert card["data"]["fingerprint"] == open_shard_set(digits, "train").fingerprint
+    broken = prepare(mixed("broken"), open_data(job.data).fingerprint)
+    with pytest.raises(PreemptedError):
+        train(broken.job(), on_tick=StopAt(160))
+    train(broken.job())
+    assert weights(broken) == weights(whole)
+    plain = start(make_job("vae", "plain"))
+    train(plain.job())
+    assert weights(whole) != weights(plain)
+
+
+def test_each_picture_changes_by_its_position_whatever_part_of_a_set_is_read(
+    make_job, start, monkeypatch
+):
+    job = make_job("vae", images=192)
+    config = AugmentConfig(flip=0.5)
+    one_class = FilterConfig(classes=("3",))
+    data = job.data.model_copy(update={"augment": config, "filter": one_class})
+    positions = []
+
+    def noted(images, samples, positions_n, *rest):
+        positions.extend(positions_n.tolist())
+        return augment(images, samples, positions_n, *rest)
+
+    monkeypatch.setattr(trainer, "augment", noted)
+    train(start(job.model_copy(update={"data": data})).job())
+    # Some 140 samples are read again within 192, and must not look as they did before.
+    assert positions == list(range(192))
 
 
 def test_a_long_run_hears_of_a_stop_long_before_its_next_point(make_job, start, monkeypatch):

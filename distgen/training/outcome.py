@@ -1,0 +1,32 @@
+"""What a finished run leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from distgen.core.storage import sha256_of
+from distgen.training.run import RunFolder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run that reached its length leaves."""
+
+    run: str
+    """Path or URL of the run's folder."""
+    images_seen: int
+    digest: str
+    """SHA-256 of the bundle's manifest: the model's identity."""
+    card: dict[str, Any]
+    """The last quality card."""
+
+
+def finished_outcome(run: RunFolder) -> Outcome:
+    """The outcome of a run that reached its length earlier."""
+    return Outcome(
+        run=str(run.location),
+        images_seen=int((run.bundle / "config.json").read_json()["images_seen"]),
+        digest=sha256_of((run.bundle / "manifest.json").read_bytes()),
+        card=run.card.read_json(),
+    )
