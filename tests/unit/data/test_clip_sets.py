@@ -13,6 +13,7 @@ from distgen.core.errors import DataError, UsageError
 from distgen.core.storage import locate
 from distgen.data import ShardSet, build, npy, open_shard_set, read_samples
 from distgen.data import inspect as inspecting
+from distgen.data.bad import Tolerance
 from distgen.data.foreign import Rules
 from distgen.data.inspect import inspect, preview, verify
 from distgen.data.scan import index
@@ -61,6 +62,19 @@ def test_verify_names_the_clip_whose_byte_was_flipped(made: ShardSet) -> None:
     path.write_bytes(content)
     (problem,) = verify(made).problems
     assert problem.what == "the member .npy does not match its checksum"
+
+
+def test_a_damaged_clip_gives_way_to_the_next(made: ShardSet) -> None:
+    whole, _ = read_samples(made, np.arange(6))
+    path = made.shard(0).local
+    assert path is not None
+    content = bytearray(path.read_bytes())
+    content[content.index(npy.MAGIC) + 4000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="does not match its checksum"):
+        read_samples(made, np.arange(6))
+    found, _ = read_samples(made, np.arange(6), tolerance=Tolerance("substitute", 1))
+    assert np.array_equal(found, whole[[1, 1, 2, 3, 4, 5]])
 
 
 def tiles(png: bytes, left: int = 4) -> np.ndarray:
