@@ -56,7 +56,7 @@ class Video:
     path: Path
     cut: Cut
     survey: Survey = field(repr=False)
-    version: tuple[int, int]
+    version: str
     """Size and time of change, by which another file under this name is told apart."""
 
     @property
@@ -86,6 +86,11 @@ class Clip:
     def header(self) -> Header:
         """Size and colour of the video's frames."""
         return self.video.survey.header
+
+    @property
+    def version(self) -> str:
+        """Which frames of which version of the video these are."""
+        return f"{self.video.version} {self.range_text}"
 
     @property
     def range_text(self) -> str:
@@ -119,7 +124,7 @@ def look_at(path: Path, cut: Cut) -> Video:
     with rejecting("it cannot be read"):
         status = path.stat()
     found = survey(path, cut.run_clips * cut.run_step)
-    video = Video(path, cut, found, (status.st_size, status.st_mtime_ns))
+    video = Video(path, cut, found, f"{status.st_size} {status.st_mtime_ns}")
     if not video.clips:
         needed = (cut.frames - 1) * cut.stride + 1
         have = f"{found.frames} {'frame' if found.frames == 1 else 'frames'}"

@@ -115,7 +115,7 @@ def digest_of(options: Mapping[str, object], parts: Mapping[str | None, Iterable
 
 def _version_of(item: Item) -> object:
     if isinstance(item.content, Clip):
-        return item.content.video.version, item.content.number
+        return item.content.version
     if not isinstance(item.content, Path):
         return hashlib.sha256(item.content.tobytes()).hexdigest()
     try:
