@@ -17,6 +17,7 @@ _BOXES = frozenset(
      b"uuid", b"meta", b"udta", b"pdin", b"emsg", b"prft")
 )  # fmt: skip
 _MAX_BOXES = 65_536
+_MAX_EBML_BYTES = 4096  # of the header, which is some 40
 _UNKNOWN_RIFF = (0, 0xFFFFFFFF)
 
 
@@ -56,7 +57,7 @@ def _end_of_segment(file: BinaryIO) -> int:
     """Where the segment of a Matroska or WebM file ends (RFC 8794); 0 where it does not say."""
     file.seek(len(_EBML))
     header = _read_length(file)
-    if header is None:
+    if header is None or header > _MAX_EBML_BYTES:
         return 0
     file.seek(header, os.SEEK_CUR)
     if file.read(len(_SEGMENT)) != _SEGMENT:

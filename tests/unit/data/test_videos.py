@@ -17,11 +17,13 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from distgen.core.errors import UsageError
 from distgen.data import build, clips, frames, open_shard_set
-from distgen.data.convert import Target
+from distgen.data.convert import RejectedError, Target
 from distgen.data.frames import videos
 from distgen.data.frames.containers import missing_bytes
 
@@ -263,6 +265,39 @@ def test_videos_cut_short_are_listed_wherever_they_end(tmp_path: Path, kind: str
     assert sum("bytes are missing at its end" in reason for reason in reasons.values()) >= 11
 
 
+EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+FTYP = b"\0\0\0\x0cftypisom"
+
+
+@pytest.mark.parametrize(
+    ("content", "missing"),
+    [
+        (b"", 0),
+        (b"RIFF" + (20).to_bytes(4, "little") + b"AVI " + bytes(12), 4),
+        (b"RIFF" + bytes(4) + b"AVI " + bytes(12), 0),
+        (b"RIFF\xff\xff\xff\xffAVI " + bytes(12), 0),
+        (EBML + b"\x82xx" + SEGMENT + b"\x84" + bytes(3), 1),
+        (EBML + b"\x40\x02xx" + SEGMENT + b"\x10\0\0\x09" + bytes(4), 5),
+        (EBML + b"\x82xx" + SEGMENT + b"\xff" + bytes(3), 0),
+        (EBML + b"\x82xx" + SEGMENT + b"\x01" + b"\xff" * 7, 0),
+        (EBML + b"\x82xx" + SEGMENT, 0),
+        (EBML + b"\x01" + b"\x7f" * 7 + SEGMENT + b"\x84", 0),
+        (EBML + b"\0" + SEGMENT + b"\x84", 0),
+        (FTYP + b"\0\0\0\x10mdat" + bytes(6), 2),
+        (FTYP + b"\0\0\0\x01mdat" + (20).to_bytes(8, "big") + bytes(1), 3),
+        (FTYP + b"\0\0\0\0mdat" + bytes(6), 0),
+        (FTYP + b"\x10\0\0\0text after the end", 0),
+        (FTYP + b"\0\0\0\x03free", 0),
+        (FTYP, 0),
+    ],
+)
+def test_a_container_that_says_its_length_says_what_is_missing(
+    tmp_path: Path, content: bytes, missing: int
+) -> None:
+    (tmp_path / "a").write_bytes(content)
+    assert missing_bytes(tmp_path / "a") == missing
+
+
 @pytest.mark.parametrize("kind", ["mp4", "mkv"])
 def test_damage_inside_a_video_is_listed(tmp_path: Path, kind: str) -> None:
     content = bytearray(plain(tmp_path / "v" / f"good.{kind}", 60).read_bytes())
@@ -282,6 +317,39 @@ def test_a_recording_that_begins_between_key_frames_is_listed(tmp_path: Path) ->
     build(str(tmp_path / "v"), tmp_path / "set", frames=8)
     (reason,) = rejected(tmp_path / "set").values()
     assert "its frame 0 cannot be decoded" in reason
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small video in each container."""
+    folder = tmp_path_factory.mktemp("sound")
+    for kind in CONTAINERS:
+        plain(folder / f"a.{kind}", 6)
+    return folder
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damage_anywhere_is_a_reason_and_no_crash(
+    sound: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    kind = data.draw(st.sampled_from(CONTAINERS))
+    content = bytearray((sound / f"a.{kind}").read_bytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        # Headers at the beginning and the end lie most dangerously.
+        near = data.draw(st.integers(0, 600)) * data.draw(st.sampled_from([1, -1]))
+        place = data.draw(st.sampled_from([near, data.draw(st.integers(0, len(content)))]))
+        content[place : place + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=6))
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(content)
+    assert missing_bytes(path) >= 0
+    try:
+        found = frames.survey(path, 2)
+    except RejectedError as error:
+        assert str(error)  # noqa: PT017 - the reason is all there is
+        return
+    count = sum(1 for _ in frames.frames_from(path, frames.Mark(0)))
+    assert count == found.frames
 
 
 def test_files_without_frames_are_listed(tmp_path: Path) -> None:
