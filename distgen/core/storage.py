@@ -68,7 +68,7 @@ class Location:
     @property
     def credentials(self) -> str:
         """Where the credentials for this place come from, in words."""
-        return stores.credentials_of(self.filesystem)
+        return stores.credentials_of(self.filesystem, self.url)
 
     def is_file(self) -> bool:
         """Whether a file is here."""

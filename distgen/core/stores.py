@@ -42,7 +42,8 @@ _FINAL = (
     "UNAUTHENTICATED",
     "NOT_FOUND",
 )
-_S3_OPTIONS = ("endpoint_override", "region", "scheme")
+_S3_OPTIONS = ("anonymous", "endpoint_override", "region", "scheme")
+_YES_OR_NO = {"true": True, "false": False}
 
 
 def open_store(url: str) -> tuple[pafs.FileSystem, str]:
@@ -80,10 +81,11 @@ def is_transient(error: OSError) -> bool:
     return not any(mark in text for mark in _FINAL)
 
 
-def credentials_of(filesystem: pafs.FileSystem) -> str:
-    """Where the credentials for a store come from, in words; never what they are."""
+def credentials_of(filesystem: pafs.FileSystem, url: str) -> str:
+    """Where the credentials for a place in a store come from, in words; never what they are."""
     if isinstance(filesystem, pafs.S3FileSystem):
-        return _s3_credentials()
+        options = dict(parse_qsl(urlsplit(url).query))
+        return "none (anonymous)" if options.get("anonymous") == "true" else _s3_credentials()
     if isinstance(filesystem, pafs.GcsFileSystem):
         named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
         return f"the file {named}" if named else "Google's defaults for this machine"
@@ -94,10 +96,15 @@ def _open_s3(url: str) -> tuple[pafs.FileSystem, str]:
     parts = urlsplit(url)
     if parts.username or parts.password:
         raise ValueError("credentials do not belong into a URL; put them into the environment")
-    options = dict(parse_qsl(parts.query))
+    options: dict[str, str | bool] = dict(parse_qsl(parts.query))
     unknown = sorted(set(options) - set(_S3_OPTIONS))
     if unknown:
         raise ValueError(f"{unknown[0]!r} is no option; there are {', '.join(_S3_OPTIONS)}")
+    # A bucket that everybody may read may still refuse whose credentials it does not know.
+    anonymous = _YES_OR_NO.get(str(options.get("anonymous", "false")))
+    if anonymous is None:
+        raise ValueError(f"anonymous is true or false, and not {options['anonymous']!r}")
+    options["anonymous"] = anonymous
     bucket = parts.netloc
     if not bucket:
         raise ValueError("it names no bucket")

@@ -1,4 +1,4 @@
-"""Decoded pictures that are kept, so that later epochs need not decode them again."""
+"""What is kept for later epochs: decoded pictures in memory, or bytes of remote sets on disk."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import numpy as np
 
 from distgen.core.errors import UsageError, did_you_mean
 from distgen.core.storage import sha256_of
-from distgen.data.mixed import Pictures
+from distgen.data.disk import DiskCache, open_disk
+from distgen.data.index import ShardSet
+from distgen.data.mixed import Pictures, is_remote
 from distgen.data.shared import SharedMemory
 
-Cache = Literal["auto", "none", "memory"]
+Cache = Literal["auto", "none", "memory", "disk"]
 CACHES: tuple[str, ...] = get_args(Cache)
 CACHE_BUDGET_MIB = 512
 
@@ -43,11 +45,11 @@ class Decoder(Protocol):
 def open_cache(
     shard_set: Pictures, cache: Cache, budget_mib: int, *, substitutes: bool = False
 ) -> MemoryCache | None:
-    """The cache that was asked for, or None where pictures are decoded anew each time.
+    """The cache in memory, or None where pictures are decoded anew each time.
 
     Args:
         shard_set: Whose pictures are kept.
-        cache: `auto`, `none` or `memory`.
+        cache: `auto` or `memory`; others keep nothing here.
         budget_mib: Memory in MiB.
         substitutes: Whether damaged samples are replaced. Who does not want that must not find
             substitutes that others keep.
@@ -64,6 +66,28 @@ def open_cache(
         return None
     whose = f"{shard_set.fingerprint} with substitutes" if substitutes else shard_set.fingerprint
     return MemoryCache(sha256_of(whose.encode()), capacity, shard_set.spec.shape)
+
+
+def open_disk_cache(
+    shard_set: Pictures, cache: Cache, folder: str | None, limit_gib: float
+) -> DiskCache | None:
+    """The cache on disk, or None where none was asked for, or would not help, or cannot be.
+
+    Args:
+        shard_set: What is read.
+        cache: What was asked for.
+        folder: Where pages are kept; None: `default_folder()`.
+        limit_gib: What they may take, in GiB, over all sets and processes that use the folder.
+    """
+    if cache != "disk":
+        return None
+    if not is_remote(shard_set):
+        _log.warning(
+            "data.cache=disk keeps nothing: %s is read from this machine's own file system.",
+            shard_set.location if isinstance(shard_set, ShardSet) else "every set of the mix",
+        )
+        return None
+    return open_disk(folder, limit_gib)
 
 
 class MemoryCache:

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from distgen.core.config import Config
 from distgen.data.bad import BAD_BUDGET, OnError, Tolerance
 from distgen.data.cache import CACHE_BUDGET_MIB, Cache
+from distgen.data.disk import DISK_GIB
 from distgen.data.view import FilterConfig
 
+
+def _local_folder(path: str) -> str:
+    if not path.startswith(("/", "~")):
+        raise ValueError("it has to be a path that begins with / or ~, the same on every host")
+    return path
+
+
+LocalFolder = Annotated[str, AfterValidator(_local_folder)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -89,9 +105,15 @@ class DataConfig(Config):
     """Batches that are made ready ahead of training."""
     cache: Cache = "auto"
     """Keep decoded pictures in memory that the workers of a host share: `memory` as many as fit
-    the budget, `auto` all or none, `none` none."""
+    the budget, `auto` all or none, `none` none. `disk`: keep the bytes of remote shards on each
+    host's disk, for later epochs and runs; sets that are no URL need none."""
     cache_budget_mib: NonNegativeInt = CACHE_BUDGET_MIB
     """Memory of each host, in MiB, for decoded pictures."""
+    cache_dir: LocalFolder | None = None
+    """Folder for what `cache: disk` keeps, on a disk of the host itself; left out:
+    `$XDG_CACHE_HOME/distgen`, or `~/.cache/distgen`."""
+    cache_disk_gib: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = DISK_GIB
+    """Disk of each host, in GiB, for what `cache: disk` keeps of all sets and runs together."""
     on_error: OnError = "fail"
     """What a damaged sample does: `fail` ends the run; `substitute` takes the next sound one in its
     place and notes it in `bad_samples.jsonl`."""

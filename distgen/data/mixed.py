@@ -14,6 +14,7 @@ import numpy as np
 from distgen.core.errors import UsageError
 from distgen.core.spec import ImageSpec
 from distgen.core.storage import sha256_of
+from distgen.data.disk import DiskCache
 from distgen.data.index import ShardSet, open_shard_set
 from distgen.data.mix import ChosenOrder, MixOrder, SampleOrder
 from distgen.data.order import EpochEnd, Order
@@ -171,15 +172,15 @@ def open_order(
     return MixOrder(orders, weights, pictures.fingerprint, seed, epoch_end)
 
 
-def open_reader(pictures: Pictures) -> Reader:
-    """Who reads pictures by their indices.
+def open_reader(pictures: Pictures, disk: DiskCache | None = None) -> Reader:
+    """Who reads pictures by their indices; bytes of remote sets are kept on `disk`.
 
     Raises:
         DataError: An index is damaged.
     """
     if isinstance(pictures, ShardSet):
-        return SampleReader(pictures)
-    return MixedReader(pictures)
+        return SampleReader(pictures, disk=disk)
+    return MixedReader(pictures, disk)
 
 
 def is_remote(pictures: Pictures) -> bool:
@@ -191,9 +192,9 @@ def is_remote(pictures: Pictures) -> bool:
 class MixedReader:
     """Reads samples of several sets by their common index. Thread-safe."""
 
-    def __init__(self, mixed: MixedSet) -> None:
+    def __init__(self, mixed: MixedSet, disk: DiskCache | None = None) -> None:
         self._starts = mixed.starts
-        self._readers = [SampleReader(each) for each in mixed.sets]
+        self._readers = [SampleReader(each, disk=disk) for each in mixed.sets]
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
         """Classes of samples, int64 [n]; -1 where there is none."""

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 PAGE_BYTES = 1 << 20
 CONNECTIONS = 32
@@ -25,18 +26,28 @@ class _Page:
     data: Future[bytes]
     expected: int
     """Reads that were announced and have not come."""
+    fresh: bool = False
+    """Whether it was fetched a second time, from where the set lies."""
+
+
+class Source(NamedTuple):
+    """Where pages come from; called from several threads."""
+
+    fetch: Fetch
+    refetch: Fetch
+    """Fetches what `fetch` gave with wrong bytes, from where the set lies."""
 
 
 class Pages:
     """Keeps pages within a budget. Thread-safe.
 
     Args:
-        fetch: Reads a part of a shard; called from several threads.
+        source: Reads parts of shards.
         budget_bytes: Memory for pages. One that is asked for is fetched even beyond it.
     """
 
-    def __init__(self, fetch: Fetch, budget_bytes: int) -> None:
-        self._fetch = fetch
+    def __init__(self, source: Source, budget_bytes: int) -> None:
+        self._source = source
         self._limit = max(1, budget_bytes // PAGE_BYTES)
         self._pages: OrderedDict[tuple[int, int], _Page] = OrderedDict()
         self._lock = threading.Lock()
@@ -77,10 +88,24 @@ class Pages:
                     page = self._begin(shard, number, shard_bytes)
                 page.expected -= 1
                 self._pages.move_to_end((shard, number))
-            # What could not be fetched was tried for minutes: all who wait for it are told at once.
-            data = page.data.result()
-            first = number * PAGE_BYTES
-            parts.append(memoryview(data)[max(0, start - first) : stop - first])
+            parts.append(_part(page, number, start, stop))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def read_again(self, shard: int, start: int, stop: int, shard_bytes: int) -> bytes | memoryview:
+        """What `read` gave with wrong bytes; its pages are fetched once more, for all readers.
+
+        Raises:
+            Whatever fetching them raised.
+        """
+        parts = []
+        for number in _numbers(start, stop):
+            with self._lock:
+                page = self._pages.get((shard, number))
+                if page is None or not page.fresh:
+                    expected = 0 if page is None else page.expected
+                    page = self._begin(shard, number, shard_bytes, fresh=True)
+                    page.expected = expected
+            parts.append(_part(page, number, start, stop))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def expect_nothing(self) -> None:
@@ -94,10 +119,11 @@ class Pages:
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._pages.clear()
 
-    def _begin(self, shard: int, number: int, shard_bytes: int) -> _Page:
+    def _begin(self, shard: int, number: int, shard_bytes: int, *, fresh: bool = False) -> _Page:
         first = number * PAGE_BYTES
         last = max(first, min(first + PAGE_BYTES, shard_bytes))
-        page = _Page(self._threads.submit(self._fetch, shard, first, last), expected=0)
+        fetch = self._source.refetch if fresh else self._source.fetch
+        page = _Page(self._threads.submit(fetch, shard, first, last), 0, fresh)
         self._pages[shard, number] = page
         return page
 
@@ -109,6 +135,14 @@ class Pages:
         for key in unused[: len(self._pages) - self._limit + 1]:
             del self._pages[key]
         return len(self._pages) < self._limit
+
+
+def _part(page: _Page, number: int, start: int, stop: int) -> memoryview:
+    """What a page holds of these bytes."""
+    # What could not be fetched was tried for minutes: all who wait for it are told at once.
+    data = page.data.result()
+    first = number * PAGE_BYTES
+    return memoryview(data)[max(0, start - first) : stop - first]
 
 
 def _numbers(start: int, stop: int) -> Iterator[int]:

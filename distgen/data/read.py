@@ -13,8 +13,9 @@ import numpy as np
 from distgen.core.errors import DataError
 from distgen.core.storage import Ranges
 from distgen.data.decode import decode_into
-from distgen.data.index import IndexReader, ShardSet
-from distgen.data.pages import Pages
+from distgen.data.disk import DiskCache, KeptPages
+from distgen.data.index import IndexReader, ShardRows, ShardSet
+from distgen.data.pages import Pages, Source
 
 # Bytes between two wanted samples that are read along rather than skipped: what is cheaper than a
 # second call.
@@ -78,13 +79,21 @@ class SampleReader:
     Args:
         shard_set: What to read.
         read_ahead_mib: Memory in MiB for bytes of a remote set that are fetched ahead.
+        disk: Where bytes of a remote set are kept, if anywhere.
     """
 
-    def __init__(self, shard_set: ShardSet, read_ahead_mib: int = READ_AHEAD_MIB) -> None:
+    def __init__(
+        self,
+        shard_set: ShardSet,
+        read_ahead_mib: int = READ_AHEAD_MIB,
+        disk: DiskCache | None = None,
+    ) -> None:
         self._set = shard_set
         self._index = IndexReader(shard_set)
-        remote = shard_set.location.local is None
-        self._pages = Pages(self._fetch, read_ahead_mib << 20) if remote else None
+        self._pages = None
+        if shard_set.location.local is None:
+            kept = disk.of(shard_set) if disk is not None else None
+            self._pages = Pages(self._source(kept), read_ahead_mib << 20)
         self._files: OrderedDict[int, Ranges] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -114,7 +123,7 @@ class SampleReader:
             )
             for member, picture in pictures:
                 if zlib.crc32(picture) != sums[member]:
-                    picture = self._again(shard, int(rows[member]))
+                    picture = self._again(shard, index, int(rows[member]))
                 result[slots[member]] = picture
         return result
 
@@ -218,11 +227,27 @@ class SampleReader:
             )
         return data
 
-    def _again(self, shard: int, row: int) -> bytes:
-        """A sample whose bytes came wrong, once more: a network may have spoilt them on the way."""
-        index = self._index.rows(shard)
+    def _source(self, kept: KeptPages | None) -> Source:
+        if kept is None:
+            return Source(self._fetch, self._fetch)
+
+        def fetch(shard: int, start: int, stop: int) -> bytes:
+            return kept.fetch(shard, start, stop, self._fetch)
+
+        def refetch(shard: int, start: int, stop: int) -> bytes:
+            kept.drop(shard, start)
+            return fetch(shard, start, stop)
+
+        return Source(fetch, refetch)
+
+    def _again(self, shard: int, index: ShardRows, row: int) -> bytes | memoryview:
+        """A sample whose bytes came wrong, once more: a network or a disk may have spoilt them."""
         begin, size = int(index.offset[row]), int(index.size[row])
-        data = self._fetch(shard, begin, begin + size)
+        data: bytes | memoryview
+        if self._pages is None:
+            data = self._fetch(shard, begin, begin + size)
+        else:
+            data = self._pages.read_again(shard, begin, begin + size, self._bytes(shard))
         if zlib.crc32(data) != int(index.crc32[row]):
             raise self._damaged(shard, row, size)
         return data

@@ -13,7 +13,8 @@ from distgen.core.errors import UsageError
 from distgen.core.world import World
 from distgen.data.ahead import ReadAhead
 from distgen.data.bad import BAD_BUDGET, OnBad, OnError, SubstitutingReader, Tolerance
-from distgen.data.cache import CACHE_BUDGET_MIB, Cache, open_cache
+from distgen.data.cache import CACHE_BUDGET_MIB, Cache, open_cache, open_disk_cache
+from distgen.data.disk import DISK_GIB
 from distgen.data.loader import Batch, Loader
 from distgen.data.mix import SampleOrder
 from distgen.data.mixed import Pictures, Reader, is_remote, open_order, open_reader
@@ -46,8 +47,11 @@ class Stream:
         turn: Every how many-th global batch is ours, where other processes deliver the others.
         decode_threads: Threads that read and decode; one where pictures are very small.
         prefetch_batches: Batches that are made ready ahead.
-        cache: Keep decoded pictures in memory: `memory`, `none`, or `auto` where they fit.
-        cache_budget_mib: Memory in MiB up to which `auto` keeps them.
+        cache: Keep decoded pictures in memory: `memory`, `none`, or `auto` where they fit; or,
+            with `disk`, the bytes of remote sets on this host's disk.
+        cache_budget_mib: Memory in MiB for decoded pictures.
+        cache_dir: Folder for what `disk` keeps; None: see `disk.default_folder`.
+        cache_disk_gib: What that may take, in GiB, over all sets and processes that use the folder.
         on_error: What a damaged sample does: `fail` raises; `substitute` gives the next sound one
             with its label, while `Batch.indices_n` stays what the order says.
         bad_budget: Damaged samples up to which that goes on: a count, or below 1 a share.
@@ -76,6 +80,8 @@ class Stream:
         prefetch_batches: int = 4,
         cache: Cache = "auto",
         cache_budget_mib: int = CACHE_BUDGET_MIB,
+        cache_dir: str | None = None,
+        cache_disk_gib: float = DISK_GIB,
         on_error: OnError = "fail",
         bad_budget: float = BAD_BUDGET,
         on_bad: OnBad = lambda _: None,
@@ -104,7 +110,8 @@ class Stream:
         """Batches that are being made ready at any time."""
         tolerance = Tolerance(on_error, bad_budget)
         kept = open_cache(shard_set, cache, cache_budget_mib, substitutes=tolerance.substitutes)
-        reader: Reader = open_reader(shard_set)
+        self._disk = open_disk_cache(shard_set, cache, cache_dir, cache_disk_gib)
+        reader: Reader = open_reader(shard_set, self._disk)
         if tolerance.substitutes:
             reader = SubstitutingReader(reader, shard_set, tolerance, on_bad)
         self._loader = Loader(reader, shard_set.spec.shape, kept, buffers=self.ahead + 2)
@@ -154,6 +161,8 @@ class Stream:
             self._ahead.close()
         self._threads.shutdown(wait=True)
         self._loader.close()
+        if self._disk is not None:
+            self._disk.close()
 
     def __iter__(self) -> Stream:
         return self

@@ -29,7 +29,7 @@ CHANGEABLE = (
     "data.shards",  # the shard set's fingerprint is what must stay
     "data.decode_threads",
     "data.prefetch_batches",
-    "data.cache",  # and its budget
+    "data.cache",  # and its limits
     "data.on_error",
     "data.bad_budget",
     "training.images",

@@ -172,6 +172,8 @@ class Trainer:
             prefetch_batches=data.prefetch_batches,
             cache=data.cache,
             cache_budget_mib=data.cache_budget_mib,
+            cache_dir=data.cache_dir,
+            cache_disk_gib=data.cache_disk_gib,
             on_error=data.on_error,
             bad_budget=data.bad_budget,
             on_bad=self.bad_samples.add,

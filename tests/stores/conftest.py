@@ -112,5 +112,12 @@ def uploaded(store: Store, proxy: FaultProxy, tmp_path: Path) -> Callable[[str],
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives stores seconds where users give them minutes."""
-    patience = Patience(deadline_s=4.0, attempt_s=1.0, first_pause_s=0.05, longest_pause_s=0.2)
+    patience = Patience(deadline_s=8.0, attempt_s=0.3, first_pause_s=0.05, longest_pause_s=0.2)
     monkeypatch.setattr(stores, "PATIENCE", patience)
+
+
+@pytest.fixture
+def out_of_patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Leaves stores a second from now on, for faults that stay: all of it is waited for."""
+    patience = Patience(deadline_s=1.0, attempt_s=0.3, first_pause_s=0.05, longest_pause_s=0.2)
+    return lambda: monkeypatch.setattr(stores, "PATIENCE", patience)

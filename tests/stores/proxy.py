@@ -24,6 +24,8 @@ class Request:
     path: str
     range: str
     """The Range header, such as `bytes=0-99`; empty where there is none."""
+    signed: bool
+    """Whether it said who asks."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,12 @@ class FaultProxy:
         self._server.server_close()
         self._thread.join()
 
-    def note(self, method: str, path: str, span: str) -> Request:
+    def note(self, method: str, path: str, span: str, signed: bool) -> Request:
         """Count a request among those of its kind."""
         with self._lock:
             kind = (method, path, span)
             seen = sum((r.method, r.path, r.range) == kind for r in self.requests)
-            request = Request(seen, method, path, span)
+            request = Request(seen, method, path, span, signed)
             self.requests.append(request)
             return request
 
@@ -105,7 +107,7 @@ class FaultProxy:
 
             def do_any(self) -> None:
                 span = self.headers.get("Range", "")
-                request = proxy.note(self.command, self.path, span)
+                request = proxy.note(self.command, self.path, span, "Authorization" in self.headers)
                 fault = proxy.misbehaviour(request) or Fault()
                 length = int(self.headers.get("Content-Length") or 0)
                 body = self.rfile.read(length) if length else None

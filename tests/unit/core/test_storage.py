@@ -57,6 +57,18 @@ def test_the_options_of_an_object_store_stay_behind_its_path(tmp_path):
     assert odd.url == odd.path == f"{tmp_path}/what?/x"
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("anonymous=yes", "anonymous is true or false, and not 'yes'"),
+        ("anonymus=true", "there are anonymous, endpoint_override, region, scheme"),
+    ],
+)
+def test_options_of_a_store_are_checked(options, said):
+    with pytest.raises(UsageError, match=said):
+        locate(f"s3://bucket/path?region=us-east-1&{options}")
+
+
 def test_a_url_without_a_bucket_is_refused():
     with pytest.raises(UsageError, match="s3://"):
         locate("s3://")

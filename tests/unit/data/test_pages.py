@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distgen.data import pages as module
-from distgen.data.pages import Pages
+from distgen.data.pages import Fetch, Pages, Source
 
 SHARD = np.random.default_rng(0).integers(0, 256, 10_007, dtype=np.uint8).tobytes()
 RANGES = st.lists(
@@ -34,8 +34,8 @@ def small_pages() -> Iterator[None]:
 
 
 @contextmanager
-def opened(budget: int, fetch: Callable[[int, int, int], bytes]) -> Iterator[Pages]:
-    pages = Pages(fetch, budget)
+def opened(budget: int, fetch: Fetch, refetch: Fetch | None = None) -> Iterator[Pages]:
+    pages = Pages(Source(fetch, refetch or fetch), budget)
     try:
         yield pages
     finally:
@@ -92,7 +92,7 @@ def test_moving_elsewhere_frees_what_was_expected() -> None:
         pages.expect(0, [(0, 10)], len(SHARD))
         pages.expect_nothing()
         begun = threading.Event()
-        pages._fetch = lambda _, start, stop: (begun.set(), SHARD[start:stop])[1]
+        pages._source = Source(lambda _, start, stop: (begun.set(), SHARD[start:stop])[1], None)
         pages.expect(0, [(5000, 5010)], len(SHARD))
         assert begun.wait(10)
 
@@ -110,3 +110,25 @@ def test_failed_fetch_is_raised_where_its_bytes_are_read_and_not_repeated() -> N
             with pytest.raises(OSError, match="away"):
                 pages.read(0, start, start + 10, len(SHARD))
     assert asked == [0]
+
+
+def test_a_page_with_wrong_bytes_is_fetched_once_more_for_all_who_read_it() -> None:
+    fetched: list[str] = []
+
+    def wrong(_: int, start: int, stop: int) -> bytes:
+        fetched.append("first")
+        return bytes(stop - start)
+
+    def right(_: int, start: int, stop: int) -> bytes:
+        fetched.append("again")
+        return SHARD[start:stop]
+
+    with opened(5000, wrong, right) as pages:
+        pages.expect(0, [(0, 10), (500, 510)], len(SHARD))
+        assert not any(pages.read(0, 0, 10, len(SHARD)))
+        for start in (0, 500):
+            assert bytes(pages.read_again(0, start, start + 10, len(SHARD))) == SHARD[start:][:10]
+        assert bytes(pages.read(0, 500, 510, len(SHARD))) == SHARD[500:510]
+        assert fetched == ["first", "again"]
+        assert bytes(pages.read_again(0, 900, 1100, len(SHARD))) == SHARD[900:1100]
+    assert fetched == ["first", "again", "again"], "the page beside it was another"

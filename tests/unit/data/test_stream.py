@@ -277,7 +277,7 @@ def test_impossible_streams_are_refused(made: Made) -> None:
     for options, words in (
         ({"batch_size": 2, "world": World(0, 3)}, "without an image"),
         ({"batch_size": 60, "epoch_end": "drop"}, "larger than the 50 samples"),
-        ({"batch_size": 8, "cache": "disk"}, "'disk' is unknown"),
+        ({"batch_size": 8, "cache": "tape"}, "'tape' is unknown"),
         ({"batch_size": 8, "start": -8}, "position -8"),
         ({"batch_size": 8, "start": 4, "epoch_end": "pad"}, "inside a batch"),
     ):
