@@ -23,7 +23,7 @@ def progress(unit: str) -> Iterator[Callable[[str, int, int], None]]:
     bar = Progress(
         TextColumn("{task.description:10}"),
         BarColumn(),
-        TextColumn("{task.fields[done]}/{task.fields[all]} " + unit),
+        TextColumn("{task.fields[done]}/{task.fields[all]} {task.fields[unit]}"),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
         console=err_console,
@@ -33,9 +33,11 @@ def progress(unit: str) -> Iterator[Callable[[str, int, int], None]]:
     tasks: dict[str, TaskID] = {}
 
     def show(stage: str, done: int, total: int) -> None:
-        amount = bytes_text if unit == "bytes" else "{:,}".format
+        in_bytes = unit == "bytes" or stage == "scan"
+        amount = bytes_text if in_bytes else "{:,}".format
         if stage not in tasks:
-            tasks[stage] = bar.add_task(stage, done="", all="", rate="")
+            shown = "" if in_bytes else unit
+            tasks[stage] = bar.add_task(stage, done="", all="", rate="", unit=shown)
         bar.update(tasks[stage], completed=done, total=total, done=amount(done), all=amount(total))
         speed = bar.tasks[tasks[stage]].speed
         if speed:

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -89,6 +89,17 @@ class Location:
             raise FileNotFoundError(self.url)
         return int(info.size)
 
+    def version(self) -> str:
+        """Size and time of change of the file here, as text that changes when the file does.
+
+        Raises:
+            FileNotFoundError: No file is here.
+        """
+        info = self._info()
+        if info.type != pafs.FileType.File:
+            raise FileNotFoundError(self.url)
+        return f"{info.size} {info.mtime_ns}"
+
     def list(self) -> list[Location]:
         """What the folder here holds, sorted by name; empty where there is no folder."""
         selector = pafs.FileSelector(self.path, allow_not_found=True)
@@ -97,6 +108,13 @@ class Location:
         except NotADirectoryError:
             return []
         return [self / name for name in sorted(info.base_name for info in found)]
+
+    def find(self) -> Sequence[str]:
+        """Paths of all files below the folder here, from it on; empty where there is no folder."""
+        selector = pafs.FileSelector(self.path, allow_not_found=True, recursive=True)
+        found = self._persist(lambda: self.filesystem.get_file_info(selector))
+        begin = len(self.path.rstrip("/")) + 1
+        return sorted(info.path[begin:] for info in found if info.type == pafs.FileType.File)
 
     def read_bytes(self) -> bytes:
         """The whole file.

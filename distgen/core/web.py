@@ -7,6 +7,8 @@ import functools
 import io
 import os
 from collections.abc import Sequence
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 
 import httpx
@@ -28,12 +30,16 @@ class WebFile:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def size(self) -> int:
-        """Bytes of the file."""
-        length = self._ask("HEAD").headers.get("Content-Length")
-        if length is None:
+    def about(self) -> tuple[int, datetime | None]:
+        """Bytes of the file, and when it changed if the server says so."""
+        told = self._ask("HEAD").headers
+        if "Content-Length" not in told:
             raise OSError("the server does not say how long the file is")
-        return int(length)
+        try:
+            changed = parsedate_to_datetime(told.get("Last-Modified", ""))
+        except ValueError:
+            changed = None
+        return int(told["Content-Length"]), changed
 
     def read(self) -> bytes:
         """The whole file."""
@@ -106,7 +112,8 @@ class WebHandler(pafs.FileSystemHandler):  # type: ignore[misc]
 
 def _info(url: str) -> pafs.FileInfo:
     try:
-        return pafs.FileInfo(url, pafs.FileType.File, size=WebFile(url).size())
+        size, changed = WebFile(url).about()
+        return pafs.FileInfo(url, pafs.FileType.File, size=size, mtime=changed)
     except FileNotFoundError:
         return pafs.FileInfo(url, pafs.FileType.NotFound)
 

@@ -1,4 +1,4 @@
-"""`distgen data build`: from pictures or videos to a shard set, or one for each split."""
+"""`distgen data build`: from a source of pictures to a shard set, or one for each split."""
 
 from __future__ import annotations
 
@@ -7,33 +7,31 @@ import csv
 import hashlib
 import io
 import os
-from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 
-from distgen.core.errors import DataError, UsageError, did_you_mean
+from distgen.core.errors import UsageError, did_you_mean
 from distgen.core.spec import MAX_SIDE, MODES, Mode
 from distgen.core.storage import Location, locate
 from distgen.data.clips import Clip
 from distgen.data.convert import (
     ENCODINGS,
     FITS,
-    SUFFIXES,
     Encoded,
     Encoding,
     Fit,
-    Header,
     Target,
     convert,
 )
 from distgen.data.cut import chunk_of, cut_of, cut_videos, spec_of
-from distgen.data.frames import SUFFIXES as VIDEO_SUFFIXES
 from distgen.data.index import Manifest
 from distgen.data.journal import JOURNAL_NAME, Journal, Step, digest_of
 from distgen.data.pack import SHARD_BYTES, SHARD_SAMPLES, SetWriter, check_room, replacing
-from distgen.data.sources import Item, Source, open_source, split_of
+from distgen.data.processes import Staged
+from distgen.data.sources import Item, Source, SourceOptions, open_source
+from distgen.data.survey import check_apart, fields_of, nothing_readable, parts_of, size_and_mode
 from distgen.data.work import Progress, Rejected, Work
 
 REJECTED_NAME = "rejected.csv"
@@ -78,6 +76,7 @@ def build(
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
     drop_duplicates: bool = False,
+    options: SourceOptions | None = None,
     executor: Executor | None = None,
     on_progress: Progress | None = None,
 ) -> Built:
@@ -87,31 +86,31 @@ def build(
     from the last finished shard, and the result is the same to the byte.
 
     Args:
-        source: A built-in name, a folder of pictures, IDX files or, with `frames`, of videos; or
-            an opened source of pictures.
+        source: What `data.sources.open_source` opens, or an opened source.
         dst: Path or URL of the folder to write.
         size: Side, or (height, width), in pixels; None: the source's own.
         mode: `L` or `RGB`; None: the source's own.
         fit: How pictures of other proportions are brought to the size; see `data.convert`.
-        frames: Frames of a clip: the source holds videos, animations or arrays of frames, which
-            are cut into clips; see `data.clips`. None: it holds pictures.
+        frames: Frames of a clip: the source is a folder of videos, animations or arrays of frames,
+            which are cut into clips; see `data.clips`. None: it holds pictures.
         stride: Every how many-th frame of a video is taken.
         split: Share of the pictures, or videos, that become `test`, chosen by a hash of their
             keys; 0 for none; None: as the source prefers.
         encoding: `png`, `jpg`, or `auto`: JPEG for what came as JPEG, PNG for the rest; clips are
             arrays, with `auto` only.
         quality: Of the JPEGs that have to be written, 1 to 100.
-        workers: Threads that decode, convert and encode; None: one for each core.
+        workers: Processes that decode, convert and encode; None: one for each core.
         shard_samples: Samples after which a new shard begins.
         shard_bytes: Bytes after which a new shard begins.
         overwrite: Replace the shard set that is there, which stays until the new one is whole.
         drop_duplicates: Leave out files with the same content as one that came before.
-        executor: Who does the work in place of threads; what it is given can be pickled.
+        options: How the source is read.
+        executor: Who does the work instead; what it is given can be pickled.
         on_progress: Told about every chunk.
 
     Raises:
         UsageError: The source, an option or the destination cannot be used.
-        DataError: Not one picture or video could be read.
+        DataError: Not one picture or video could be read, or a file that holds many cannot be.
     """
     cut = cut_of(frames, stride, encoding)
     shape = (size, size) if isinstance(size, int) else size
@@ -125,18 +124,26 @@ def build(
         shard_bytes=((shard_bytes,), 1, None),
     )
     location = locate(dst)
-    opened = open_source(source, videos=cut is not None) if isinstance(source, str) else source
-    parts = _parts(opened, split)
     check_room(location, overwrite)
+    report = on_progress or (lambda _stage, _done, _total: None)
+    if isinstance(source, str):
+        opened = open_source(
+            source, options, videos=cut is not None, workers=workers, report=report
+        )
+    else:
+        opened = source
+    parts = parts_of(opened, split, report)
+    if isinstance(source, str):
+        check_apart(source, opened, location, parts)
     workers = workers or os.cpu_count() or 1
     with contextlib.ExitStack() as stack:
-        threads = executor or stack.enter_context(ThreadPoolExecutor(workers, "distgen-build"))
+        hands = executor or stack.enter_context(Staged(workers))
         # A chunk in work and one waiting for each worker: memory does not grow with the pictures.
-        work = Work(threads, 2 * workers, on_progress or (lambda _stage, _done, _total: None))
+        work = Work(hands, 2 * workers, report)
         left_out = 0
         if cut is not None:
             parts, left_out = cut_videos(parts, cut, work)
-        height, width, mode = _size_and_mode(opened, parts, shape, mode, frames, work)
+        height, width, mode = size_and_mode(opened, parts, shape, mode, frames, work)
         _check_ranges(size=((height, width), 1, MAX_SIDE))
         target = Target(height, width, mode, fit, encoding, quality, frames)
         image = spec_of(target, opened.classes)
@@ -163,7 +170,7 @@ def build(
                     place / name if name else place,
                     name=opened.name,
                     image=image,
-                    fields=_fields(items, target, labelled=bool(opened.classes)),
+                    fields=fields_of(items, target, labelled=bool(opened.classes)),
                     split=name,
                     shard_samples=shard_samples,
                     shard_bytes=shard_bytes,
@@ -209,8 +216,8 @@ class _Filling:
         begun = len(self.steps)
         for finished, step in self._journal.steps(writer.split):
             writer.take(finished)
-            self.steps.append(step)
             self._seen |= step.seen
+            self._keep(step)
             self.resumed += 1
         start = self.steps[-1].items if len(self.steps) > begun else 0
         step = Step()
@@ -237,7 +244,7 @@ class _Filling:
         self.steps.append(step)
         rejected = [each for step in self.steps[begun:] for each in step.rejected]
         if len(rejected) == len(items):
-            raise _nothing_readable([Rejected(*each) for each in rejected], self._target.frames)
+            raise nothing_readable([Rejected(*each) for each in rejected], self._target.frames)
 
     def _finish_shard(self, writer: SetWriter, step: Step, items: int) -> Step:
         """Remember the shard that is finished, if any; returns the step that begins."""
@@ -246,8 +253,13 @@ class _Filling:
             return step
         step.items = items
         self._journal.add(writer.split, finished, step)
-        self.steps.append(step)
+        self._keep(step)
         return Step()
+
+    def _keep(self, step: Step) -> None:
+        """Count a step; what was seen in it is known already, and would be held twice."""
+        step.seen = {}
+        self.steps.append(step)
 
 
 def _convert(item: Item, target: Target) -> tuple[str, Encoded]:
@@ -266,87 +278,6 @@ def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _parts(source: Source, split: float | None) -> dict[str | None, Sequence[Item]]:
-    """The items of each split to build."""
-    if source.splits:
-        if split is not None:
-            raise UsageError(
-                f"{source.name!r} comes with splits of its own: {', '.join(source.splits)}.",
-                remedy="leave out --split",
-            )
-        return {name: source.items(name) for name in source.splits}
-    items = source.items(None)
-    share = source.default_split if split is None else split
-    if not share:
-        return {None: items}
-    parts: dict[str | None, Sequence[Item]] = {
-        name: [item for item in items if split_of(item, share) == name]
-        for name in ("train", "test")
-    }
-    empty = [str(name) for name, chosen in parts.items() if not chosen]
-    if empty:
-        raise UsageError(
-            f"The split {empty[0]!r} would be empty.",
-            cause=f"{len(items)} pictures, of which a share of {share} becomes 'test'",
-            remedy="another --split, or --split 0 for a set without splits",
-        )
-    return parts
-
-
-def _size_and_mode(
-    source: Source,
-    parts: dict[str | None, Sequence[Item]],
-    shape: tuple[int, int] | None,
-    mode: Mode | None,
-    frames: int | None,
-    work: Work,
-) -> tuple[int, int, Mode]:
-    """Height, width and mode: as asked for, else as the source prefers, else as its pictures are.
-
-    Raises:
-        UsageError: The pictures have several sizes and none was asked for.
-        DataError: Not one header could be read.
-    """
-    shape, mode = shape or source.default_size, mode or source.default_mode
-    if shape is None or mode is None:
-        items = [item for part in parts.values() for item in part]
-        headers: Counter[Header] = Counter()
-        rejected: list[Rejected] = []
-        for _, header in work.in_order("survey", Item.header, items):
-            if isinstance(header, Rejected):
-                rejected.append(header)
-            else:
-                headers[header] += 1
-        if not headers:
-            raise _nothing_readable(rejected, frames)
-        shape = shape or _common_size(headers)
-        mode = mode or ("L" if all(header.grey for header in headers) else "RGB")
-    return (*shape, mode)
-
-
-def _common_size(headers: Counter[Header]) -> tuple[int, int]:
-    sizes = sorted({(header.height, header.width) for header in headers})
-    if len(sizes) > 1:
-        (low_h, low_w), (high_h, high_w) = sizes[0], sizes[-1]
-        raise UsageError(
-            f"The pictures have {len(sizes)} different sizes, "
-            f"from {low_w}x{low_h} to {high_w}x{high_h}; a shard set has one.",
-            remedy="choose one, for example --size 64 (and --fit crop, pad or stretch)",
-        )
-    return sizes[0]
-
-
-def _fields(items: Sequence[Item], target: Target, *, labelled: bool) -> tuple[str, ...]:
-    """Extensions that members may have; with `auto` that depends on what the pictures are."""
-    pictures: tuple[str, ...] = (target.encoding,)
-    if target.frames is not None:
-        pictures = ("npy",)
-    elif target.encoding == "auto":
-        arrays = all(not isinstance(item.content, os.PathLike) for item in items)
-        pictures = ("png",) if arrays else ("jpg", "png")
-    return (*(("cls",) if labelled else ()), *pictures)
-
-
 def _list(place: Location, header: tuple[str, str], rows: Sequence[tuple[str, str]]) -> None:
     if not rows:
         return
@@ -355,17 +286,6 @@ def _list(place: Location, header: tuple[str, str], rows: Sequence[tuple[str, st
     table.writerow(header)
     table.writerows(rows)
     place.write_bytes(text.getvalue().encode(errors="surrogateescape"))
-
-
-def _nothing_readable(rejected: Sequence[Rejected], frames: int | None) -> DataError:
-    reason, count = Counter(each.reason for each in rejected).most_common(1)[0]
-    kind, suffixes = ("picture", SUFFIXES) if frames is None else ("video", VIDEO_SUFFIXES)
-    return DataError(
-        f"None of {len(rejected)} files could be read as a {kind}.",
-        where=rejected[0].path,
-        cause=f"{reason} ({count} times)",
-        remedy=f"{kind}s are files that end in {', '.join(sorted(suffixes))}",
-    )
 
 
 def _check_choices(**options: tuple[str | None, tuple[str, ...]]) -> None:

@@ -14,12 +14,13 @@ from distgen.data.convert import Encoding, RejectedError, Target
 from distgen.data.frames import videos
 from distgen.data.sources import Item
 from distgen.data.sources.item import hashed
+from distgen.data.sources.runs import LONGEST_CHUNK
 from distgen.data.work import Rejected, Work
 
 Parts = dict[str | None, Sequence[Item]]
 """The items of each split to build."""
 
-_CHUNK, _CHUNK_BYTES = 32, 16 << 20  # samples that a worker gives back at once
+_CHUNK_BYTES = 16 << 20  # samples that a worker gives back at once
 
 
 def cut_videos(parts: Parts, cut: Cut, work: Work) -> tuple[Parts, int]:
@@ -96,8 +97,8 @@ def spec_of(target: Target, classes: tuple[str, ...]) -> ImageSpec:
 def chunk_of(image: ImageSpec) -> int:
     """Samples that a worker gives back at once: fewer where they are large clips."""
     if image.frames is None:
-        return _CHUNK
-    return max(1, min(_CHUNK, _CHUNK_BYTES // math.prod(image.shape)))
+        return LONGEST_CHUNK
+    return max(1, min(LONGEST_CHUNK, _CHUNK_BYTES // math.prod(image.shape)))
 
 
 def _require_decoder(items: Iterable[Item]) -> None:

@@ -13,7 +13,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -50,19 +50,24 @@ class Rules:
         picture: Extension of the member that is the picture or the clip; None: the only one that
             can be.
         label_key: Key in the `json` member that says the class; None: the `cls` member does.
+        kinds: Extensions of pictures.
+        streamed: Whether pictures have to be streamable as they are, so that they are looked at.
     """
 
     picture: str | None = None
     label_key: str | None = None
+    kinds: Collection[str] = tuple(PICTURES)
+    streamed: bool = True
 
     def is_picture(self, extension: str) -> bool:
         """Whether a member with this extension may be the picture of a sample."""
         kind = extension.rpartition(".")[2]
-        return kind in PICTURES and self.picture in (None, extension)
+        return kind in self.kinds and self.picture in (None, extension)
 
     def is_clip(self, extension: str) -> bool:
         """Whether a member with this extension may be the clip that a sample is."""
-        return extension.rpartition(".")[2] == CLIP and self.picture in (None, extension)
+        kind = extension.rpartition(".")[2]
+        return self.streamed and kind == CLIP and self.picture in (None, extension)
 
     def head(self, name: str) -> int:
         """Bytes that are read of the beginning of a member, whatever its size."""
@@ -71,7 +76,7 @@ class Rules:
     def wanted(self, name: str) -> int:
         """Bytes that are read of a member, at most; 0: its content does not matter."""
         _, extension = split_name(name)
-        if self.is_picture(extension):
+        if self.streamed and self.is_picture(extension):
             return MAX_PICTURE_BYTES
         if extension == self.label_extension:
             return _MAX_CLS_BYTES if self.label_key is None else _MAX_JSON_BYTES
@@ -105,7 +110,7 @@ class Found:
 
 
 def scan_tar(file: TarFile, rules: Rules) -> tuple[Found, pa.Table]:
-    """Find the samples of a found.
+    """Find the samples of a tar.
 
     Returns:
         What they have in common, and one row for each: key, label as text or null, and offset,
@@ -118,14 +123,14 @@ def scan_tar(file: TarFile, rules: Rules) -> tuple[Found, pa.Table]:
     keys: list[str] = []
     labels: list[str | None] = []
     columns: dict[str, list[Member | None]] = {}
-    for sample in _samples(file, rules):
-        chosen = sample.chosen(file, explicit=rules.picture is not None)
-        if chosen is None:
+    for sample in samples_of(file, rules):
+        extension = sample.picture(file, rules) or sample.clip(file, rules)
+        if extension is None:
             found.no_clip = found.no_clip or sample.no_clip(file)
             found.without_picture += 1
             found.first_without = found.first_without or f"{sample.shown} in {file.where}"
             continue
-        extension, look = chosen
+        look = sample.look(file, extension)
         found.look = look.check_same(found.look)
         members = sample.plain_members()
         kind = extension.rpartition(".")[2]
@@ -145,58 +150,77 @@ def scan_tar(file: TarFile, rules: Rules) -> tuple[Found, pa.Table]:
 
 
 @dataclass
-class _Sample:
+class Sample:
+    """Members that belong together."""
+
     key: str
     members: dict[str, Member] = field(default_factory=dict)
-    looks: dict[str, Look | str] = field(default_factory=dict)
-    clips: dict[str, Look | str] = field(default_factory=dict)
+    """By extension; without their contents."""
     label: str | None = None
+    """The class as text."""
+    looks: dict[str, Look | str] = field(default_factory=dict)
+    """Of pictures that have to be streamable: size and mode, or why they are not."""
+    clips: dict[str, Look | str] = field(default_factory=dict)
+    """The same of arrays that may be clips."""
 
     @property
     def shown(self) -> str:
         """The key as text; bytes that are no UTF-8 are written out."""
         return self.key.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
-    def chosen(self, file: TarFile, *, explicit: bool) -> tuple[str, Look] | None:
-        """Extension and look of the picture or clip, if there is one.
+    def picture(self, file: TarFile, rules: Rules) -> str | None:
+        """Extension of the picture, if there is one.
 
-        Args:
-            file: What errors name.
-            explicit: The member was asked for, so that an array that is no clip is an error.
+        Raises:
+            DataError: There are several.
         """
-        looks, kind = self.looks, "picture"
-        if not looks:
-            # Arrays may be anything, such as features of what is not here.
-            kind = "clip"
-            looks = {
-                n: look for n, look in self.clips.items() if explicit or isinstance(look, Look)
-            }
-        exact = [extension for extension in looks if extension in PICTURES or extension == CLIP]
-        chosen = exact or list(looks)
-        if len(chosen) > 1:
-            raise DataError(
-                f"A sample has {len(chosen)} {kind}s.",
-                where=f"{file.where}, sample {self.shown!r}",
-                cause=f"its members {', '.join(sorted(chosen)[:8])} are all {kind}s",
-                remedy=f"say which one is meant: --picture {min(chosen)}",
-            )
-        if not chosen:
-            return None
-        look = looks[chosen[0]]
-        if isinstance(look, Look):
-            return chosen[0], look
-        raise DataError(
-            f"A {kind} cannot be streamed as it is.",
-            where=f"{file.where}, member {self.shown}.{chosen[0]}",
-            cause=look,
-            remedy="distgen data build SRC DST converts it, with the folder of the tars as SRC",
-        )
+        fitting = [extension for extension in self.members if rules.is_picture(extension)]
+        exact = [extension for extension in fitting if extension in rules.kinds]
+        return self._only(file, exact or fitting, "pictures")
+
+    def clip(self, file: TarFile, rules: Rules) -> str | None:
+        """Extension of the array that is the clip, of a sample without a picture, if there is one.
+
+        Raises:
+            DataError: There are several.
+        """
+        # Arrays may be anything, such as features of what is not here, unless one was asked for.
+        asked = rules.picture is not None
+        fitting = [name for name, look in self.clips.items() if asked or isinstance(look, Look)]
+        return self._only(file, [name for name in fitting if name == CLIP] or fitting, "clips")
 
     def no_clip(self, file: TarFile) -> str | None:
         """Why an array of this sample is no clip, if it has one."""
         for extension, look in self.clips.items():
             return f"{self.shown}.{extension} in {file.where} is no clip: {look}"
         return None
+
+    def _only(self, file: TarFile, chosen: list[str], kind: str) -> str | None:
+        if len(chosen) > 1:
+            raise DataError(
+                f"A sample has {len(chosen)} {kind}.",
+                where=f"{file.where}, sample {self.shown!r}",
+                cause=f"its members {', '.join(sorted(chosen)[:8])} are all {kind}",
+                remedy=f"say which one is meant: --picture {min(chosen)}",
+            )
+        return chosen[0] if chosen else None
+
+    def look(self, file: TarFile, extension: str) -> Look:
+        """Size and mode of a picture or clip.
+
+        Raises:
+            DataError: It cannot be streamed as it is.
+        """
+        look = self.looks[extension] if extension in self.looks else self.clips[extension]
+        if isinstance(look, Look):
+            return look
+        kind = "picture" if extension in self.looks else "clip"
+        raise DataError(
+            f"A {kind} cannot be streamed as it is.",
+            where=f"{file.where}, member {self.shown}.{extension}",
+            cause=look,
+            remedy="distgen data build SRC DST converts it, with the folder of the tars as SRC",
+        )
 
     def plain_members(self) -> dict[str, Member]:
         """What the index covers beside the picture."""
@@ -207,9 +231,13 @@ class _Sample:
         }
 
 
-def _samples(file: TarFile, rules: Rules) -> Iterator[_Sample]:
-    """Members that follow one another under one key; contents are looked at and let go."""
-    sample: _Sample | None = None
+def samples_of(file: TarFile, rules: Rules) -> Iterator[Sample]:
+    """Members that follow one another under one key; contents are looked at and let go.
+
+    Raises:
+        DataError: The tar is damaged, or a class cannot be read.
+    """
+    sample: Sample | None = None
     for member in file.members(rules.wanted, rules.head):
         key, extension = split_name(member.name)
         if key is None:
@@ -217,12 +245,12 @@ def _samples(file: TarFile, rules: Rules) -> Iterator[_Sample]:
         if sample is None or sample.key != key:
             if sample is not None:
                 yield sample
-            sample = _Sample(key)
+            sample = Sample(key)
         if extension in sample.members:
             raise file.damaged(f"its sample {sample.shown!r} has two members .{extension}")
         sample.members[extension] = member._replace(content=b"")
         where = f"sample {sample.shown!r} in {file.where}"
-        if rules.is_picture(extension):
+        if rules.streamed and rules.is_picture(extension):
             sample.looks[extension] = look_at(member.content, where)
         elif rules.is_clip(extension):
             sample.clips[extension] = look_at_clip(member.content, member.size, where)

@@ -15,11 +15,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from distgen.core.storage import Location
-from distgen.data.clips import Clip
 from distgen.data.index import ShardEntry
 from distgen.data.pack import FinishedShard
 from distgen.data.sources import Item
+from distgen.data.sources.runs import Lined
 
 JOURNAL_NAME = ".unfinished"
 
@@ -107,6 +109,10 @@ def digest_of(options: Mapping[str, object], parts: Mapping[str | None, Iterable
     digest = hashlib.sha256(repr(sorted({**options, **converters}.items())).encode())
     for name, items in parts.items():
         digest.update(f"{name}\n".encode())
+        if isinstance(items, Lined) and items.told is not None:
+            digest.update(items.told.encode())
+            digest.update(items.order.tobytes())
+            continue
         for item in items:
             told = (item.key, item.origin, item.label, item.refused, _version_of(item))
             digest.update(repr(told).encode())
@@ -114,10 +120,10 @@ def digest_of(options: Mapping[str, object], parts: Mapping[str | None, Iterable
 
 
 def _version_of(item: Item) -> object:
-    if isinstance(item.content, Clip):
-        return item.content.version
-    if not isinstance(item.content, Path):
+    if isinstance(item.content, np.ndarray):
         return hashlib.sha256(item.content.tobytes()).hexdigest()
+    if not isinstance(item.content, Path):
+        return item.content.version
     try:
         status = item.content.stat()
     except OSError:

@@ -21,9 +21,10 @@ from threading import Lock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distgen.core.errors import DataError, UsageError, did_you_mean
+from distgen.core.errors import DataError, UsageError
 from distgen.core.spec import ImageSpec
 from distgen.core.storage import Location, locate
+from distgen.data.classes import number_classes
 from distgen.data.foreign import (
     CLIP,
     MAX_FIELDS,
@@ -38,7 +39,6 @@ from distgen.data.index import MANIFEST_NAME, SHARD_NAME, Manifest, ShardEntry
 from distgen.data.output import IndexWriter
 from distgen.data.tars import TarFile
 
-MAX_CLASSES = 65_536
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 Progress = Callable[[int, int], None]
@@ -196,7 +196,7 @@ def _write(
         )
     if len(fields) > MAX_FIELDS:
         raise too_many_fields(str(location), fields)
-    classes, numbers = _classes(labels, names)
+    classes, numbers = number_classes(labels, names)
     writer = IndexWriter(location, sorted(fields))
     try:
         for tar in full:
@@ -252,49 +252,6 @@ def _final_rows(rows: pa.Table, schema: pa.Schema, numbers: dict[str, int], look
         for column in schema
     ]
     return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _classes(
-    labels: dict[str, str], names: Sequence[str] | None
-) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Class names, and the number of each label that samples have.
-
-    Args:
-        labels: Labels as text, each with a sample that has it.
-        names: Class names that were given; None: the labels' own.
-    """
-    if not labels:
-        if names:
-            raise UsageError(
-                "There are names for classes, but no sample has a class.",
-                remedy="leave out --classes, or name the key that says it with --label-key",
-            )
-        return (), {}
-    if all(text.isascii() and text.isdigit() and len(text) < 10 for text in labels):
-        numbers = {text: int(text) for text in labels}
-        largest = max(labels, key=lambda text: numbers[text])
-        limit = len(names) if names else MAX_CLASSES
-        if numbers[largest] >= limit:
-            raise DataError(
-                f"Class {largest} is outside the {limit} classes.",
-                where=labels[largest],
-                remedy="as many --classes as there are numbers, from 0"
-                if names
-                else "give it names with --classes, or number the classes from 0",
-            )
-        return tuple(names or map(str, range(numbers[largest] + 1))), numbers
-    if len(labels) > MAX_CLASSES:
-        raise DataError(f"There are {len(labels)} classes, more than {MAX_CLASSES}.")
-    known = tuple(names or sorted(labels))
-    numbers = {name: number for number, name in enumerate(known)}
-    for text, where in labels.items():
-        if text not in numbers:
-            raise DataError(
-                f"Class {text!r} is none of the classes.",
-                where=where,
-                remedy=did_you_mean(text, known),
-            )
-    return known, numbers
 
 
 def _rules(picture: str | None, label_key: str | None) -> Rules:

@@ -1,9 +1,10 @@
 """Walking through tars that anybody may have written: names, places and checksums of members.
 
 `tarfile` takes a damaged header and a file that was cut off for the end of the archive, and loses
-the rest without a word. Here both are errors that name the file. Every byte is read once, in order
-and in pieces of a few megabytes, because the digest of the file needs all of them; no number in a
-header makes anything larger than what is asked for, or reaches beyond the file.
+the rest without a word. Here both are errors that name the file. Where the digest of the file is
+wanted, every byte is read once, in order and in pieces of a few megabytes; else what is not wanted
+is passed over. No number in a header makes anything larger than what is asked for, or reaches
+beyond the file.
 """
 
 from __future__ import annotations
@@ -23,16 +24,20 @@ MAX_NAME = 4096
 _BLOCK = tarfile.BLOCKSIZE
 _END = bytes(_BLOCK)
 _READ_BYTES = 4 << 20
+_GLANCE_BYTES = 16 << 10  # on a disk, where a second read costs less than bytes that nobody wants
 _MAX_EXTENSION = 1 << 20  # of the header blocks that hold long names
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
 _GNU_LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _SPARSE = ("GNU.sparse.map", "GNU.sparse.size", "GNU.sparse.major")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
-_WHAT = "A tar cannot be indexed."
+_WHAT = "A tar cannot be used."
 
 
 class Member(NamedTuple):
-    """A regular file in a tar: where its bytes lie, their checksum, and themselves if wanted."""
+    """A regular file in a tar: where its bytes lie, and themselves if wanted.
+
+    The checksum is 0 where the bytes were passed over.
+    """
 
     name: str
     offset: int
@@ -48,7 +53,9 @@ class TarFile:
         ranges: The file.
         size: Its length in bytes.
         where: What errors call it.
-        on_read: Told how many bytes were read, each time.
+        on_read: Told how many bytes further it has come, each time.
+        whole: Whether every byte is read, which the digest and the checksums of members need.
+        distant: Whether a read costs so much that it had better be a large one.
     """
 
     def __init__(
@@ -57,6 +64,9 @@ class TarFile:
         size: int,
         where: str,
         on_read: Callable[[int], None] = lambda _size: None,
+        *,
+        whole: bool = True,
+        distant: bool = False,
     ) -> None:
         self.size = size
         self.where = where
@@ -66,6 +76,9 @@ class TarFile:
         self._piece = memoryview(b"")
         self._piece_at = 0
         self._place = 0
+        self._whole = whole
+        self._read_bytes = _READ_BYTES if whole or distant else _GLANCE_BYTES
+        self._told = 0
 
     def members(
         self, wanted: Callable[[str], int], heads: Callable[[str], int] = lambda _name: 0
@@ -108,9 +121,12 @@ class TarFile:
                 )
             crc32, content = self._content(size, name, keep=limit or heads(name))
             yield Member(name, begin, size, crc32, content)
+        if not self._whole:
+            self._tell(self.size)
 
     def sha256(self) -> str:
         """The digest of the whole file, of which the rest is read now."""
+        assert self._whole  # noqa: S101
         for _ in self._pieces(self.size - self._place):
             pass
         return self._digest.hexdigest()
@@ -190,6 +206,9 @@ class TarFile:
     def _content(self, size: int, name: str, *, keep: int) -> tuple[int, bytes]:
         """CRC-32 of the next `size` bytes, and `keep` of them; moves on to the next header."""
         self._check_reach(size, name)
+        if not keep and not self._whole:
+            self._place += size + -size % _BLOCK
+            return 0, b""
         crc32 = 0
         parts = []
         for part in self._pieces(size):
@@ -213,7 +232,7 @@ class TarFile:
         stop = self._place + size
         while self._place < stop:
             begin = self._place - self._piece_at
-            if begin == len(self._piece):
+            if begin >= len(self._piece):
                 self._read()
                 begin = 0
             part = self._piece[begin : begin + stop - self._place]
@@ -221,13 +240,17 @@ class TarFile:
             yield part
 
     def _read(self) -> None:
-        count = min(_READ_BYTES, self.size - self._place)
+        count = min(self._read_bytes, self.size - self._place)
         data = self._ranges.read_at(self._place, count)
         if len(data) != count:
             raise self._cut_short(f"it ended at byte {self._place + len(data)} while it was read")
         self._digest.update(data)
-        self._on_read(count)
+        self._tell(self._place + count)
         self._piece, self._piece_at = memoryview(data), self._place
+
+    def _tell(self, place: int) -> None:
+        self._on_read(place - self._told)
+        self._told = place
 
     def _cut_short(self, cause: str) -> DataError:
         return DataError(

@@ -12,12 +12,13 @@ import numpy as np
 import ray
 import ray.data
 
-from distgen.core.errors import DistgenError, UsageError, did_you_mean
+from distgen.core.errors import UsageError, did_you_mean
 from distgen.core.storage import Location, locate
 from distgen.data.convert import Target, encode
 from distgen.data.index import Manifest
 from distgen.data.pack import SetWriter, check_room, replacing
-from distgen.launch.cluster import Room, connect, slots
+from distgen.launch.cluster import connect
+from distgen.launch.places import fitting_workers, wait_for_place
 from distgen.registry.bundle import load_bundle
 from distgen.serving.engine import network_of
 from distgen.serving.sampler import (
@@ -32,11 +33,6 @@ from distgen.serving.sampler import (
 RANGE = 256
 """Pictures that a process makes at a time."""
 _MAX_BLOCKS = 1_000
-BUSY_TIMEOUT_S = 60.0
-"""How long a busy cluster may take to give the first process a place."""
-GROW_TIMEOUT_S = 600.0
-"""The same where an autoscaler may have to start a machine first."""
-
 Progress = Callable[[int, int], None]
 
 
@@ -115,7 +111,7 @@ def generate(
     with connect(address) as connection:
         room = connection.room()
         workers = fitting_workers(room, workers, gpus_per_worker)
-        _wait_for_place(gpus_per_worker, GROW_TIMEOUT_S if room.can_grow else BUSY_TIMEOUT_S)
+        wait_for_place(room, gpus_per_worker)
         with (
             replacing(location, overwrite) as place,
             SetWriter(
@@ -131,48 +127,6 @@ def generate(
                 if on_progress is not None and (done % RANGE == 0 or done == count):
                     on_progress(done, count)
             return writer.commit()
-
-
-def fitting_workers(room: Room, wanted: int | None, gpus_per_worker: float) -> int:
-    """How many processes to ask for: no more than can ever run, as Ray would wait for the others.
-
-    Raises:
-        UsageError: Not one fits.
-    """
-    fit = slots(room.nodes, {"CPU": 1, "GPU": gpus_per_worker})
-    if room.can_grow:
-        return wanted or max(1, fit)
-    if not fit:
-        each = "a CPU" + (f" and {gpus_per_worker:g} GPUs" if gpus_per_worker else "")
-        raise UsageError(
-            f"No process with {each} fits into this cluster.",
-            cause=f"it has {room}",
-            remedy="--gpus-per-worker with less, or a larger cluster (--address)"
-            if gpus_per_worker
-            else "a larger cluster (--address)",
-        )
-    return min(wanted or fit, fit)
-
-
-def _wait_for_place(gpus_per_worker: float, timeout_s: float) -> None:
-    """Until one process could start: Ray Data waits for its own in silence, and for ever.
-
-    Raises:
-        DistgenError: All places are taken.
-    """
-    probe = ray.remote(_do_nothing).options(num_cpus=1, num_gpus=gpus_per_worker).remote()
-    started, _ = ray.wait([probe], timeout=timeout_s)
-    if not started:
-        ray.cancel(probe)
-        raise DistgenError(
-            f"The cluster had no place for a process in {timeout_s:g} s.",
-            cause="its CPUs or GPUs are taken by other jobs",
-            remedy="the same command when they are done (`distgen jobs ls`), or another cluster",
-        )
-
-
-def _do_nothing() -> None:
-    return
 
 
 def _stream(

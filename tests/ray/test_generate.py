@@ -18,8 +18,8 @@ from distgen.core.spec import ImageSpec
 from distgen.core.storage import Location, locate
 from distgen.data import Stream, open_shard_set, read_samples
 from distgen.data.pack import SetWriter
-from distgen.generate import batch
 from distgen.generate.batch import generate
+from distgen.launch import places
 from distgen.models import GANConfig, build_networks
 from distgen.registry.bundle import load_bundle, write_bundle
 from distgen.serving.engine import network_of
@@ -123,7 +123,7 @@ def test_what_is_cut_short_leaves_the_set_that_was_there(ray_cluster, bundle, tm
 
 
 def test_a_busy_cluster_is_said_to_be_so(ray_cluster, bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "BUSY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(places, "BUSY_TIMEOUT_S", 0.2)
     everything = placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
     assert everything.wait(30)
     try:

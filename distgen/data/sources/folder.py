@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from distgen.core.errors import UsageError
 from distgen.data import convert, frames
 from distgen.data.index import SPLITS
+from distgen.data.sources.files import walk
 from distgen.data.sources.item import Item, key_of, sort_items
 
 
@@ -42,15 +42,16 @@ class FolderSource:
             self.splits = ()
         roots = [path / split for split in self.splits] or [path]
         self._closed: dict[Path, str] = {}
-        self._files = {root: list(_walk(root, self._closed)) for root in roots}
+        self._files = {root: list(walk(root, self._closed)) for root in roots}
         files = [(root, file) for root, found in self._files.items() for file in found]
         names = {_class_of(root, file) for root, file in files} - {None}
         self.classes = tuple(sorted((n for n in names if n is not None), key=_natural))
         if not files:
             raise UsageError(
                 f"There is no file in {str(path)!r}.",
-                remedy="give a folder whose subfolders are classes and hold "
-                + ("videos" if videos else "pictures"),
+                remedy="give a folder of videos in class folders"
+                if videos
+                else "give a folder of Parquet files, of tars, or of pictures in class folders",
             )
 
     def items(self, split: str | None, /) -> Sequence[Item]:
@@ -75,27 +76,6 @@ class FolderSource:
         if self.classes and label < 0:
             return "it lies outside the class folders"
         return ""
-
-
-def _walk(root: Path, closed: dict[Path, str]) -> Iterator[Path]:
-    """All visible files below a folder, each folder once, however links run.
-
-    Folders that cannot be listed are among them; `closed` is told why.
-    """
-    seen: set[tuple[int, int]] = set()
-
-    def on_error(error: OSError) -> None:
-        closed[Path(error.filename)] = f"the folder cannot be listed: {error.strerror}"
-
-    for folder, folders, files in os.walk(root, onerror=on_error, followlinks=True):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(files) if not name.startswith("."))
-    yield from (path for path in sorted(closed) if path.is_relative_to(root))
 
 
 def _visible(path: Path) -> bool:

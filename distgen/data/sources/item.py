@@ -1,7 +1,8 @@
 """What a source is made of: items, one for each picture, and their keys.
 
-Items come in the order of a hash of their keys. Every shard is then a random mix of all classes,
-the order does not depend on the file system, and a picture that is added moves no other.
+Items of folders come in the order of a hash of their keys. Every shard is then a random mix of all
+classes, the order does not depend on the file system, and a picture that is added moves no other.
+Where pictures lie in large files, this holds for runs of them: see `sources.runs`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,24 @@ MAX_FILE_BYTES = 1 << 30
 _KEY_LENGTH = 64  # ustar headers hold 100 bytes of name
 
 
+class Stored(Protocol):
+    """A picture inside a file that holds many, in few bytes that say where it lies."""
+
+    @property
+    def version(self) -> str:
+        """Which file it is, and how that was when the source was opened."""
+        ...
+
+    def load(self) -> bytes:
+        """The encoded picture.
+
+        Raises:
+            RejectedError: There is none.
+            DataError: The file cannot be read.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Item:
     """One picture or clip: its key in the tar, its origin, label (-1: none) and content."""
@@ -31,7 +50,7 @@ class Item:
     key: str
     origin: str
     label: int
-    content: Path | np.ndarray | Clip
+    content: Path | np.ndarray | Stored | Clip
     refused: str = ""
     """Why its source already knows that it cannot be used; empty where it may be."""
 
@@ -46,14 +65,19 @@ class Item:
 
         Raises:
             RejectedError: The file cannot be read or is not meant to be a picture.
+            DataError: A file that holds many pictures cannot be read.
         """
         if self.refused:
             raise RejectedError(self.refused)
         if isinstance(self.content, np.ndarray):
             return self.content
+        if isinstance(self.content, Clip):
+            raise TypeError("a clip is encoded frame by frame, not loaded")
+        if not isinstance(self.content, Path):
+            return self.content.load()
         try:
-            _check_file(self.path)
-            return self.path.read_bytes()
+            _check_file(self.content)
+            return self.content.read_bytes()
         except OSError as error:
             raise _unreadable(error) from error
 
@@ -62,6 +86,7 @@ class Item:
 
         Raises:
             RejectedError: The header cannot be read or the file is not meant to be a picture.
+            DataError: A file that holds many pictures cannot be read.
         """
         if self.refused:
             raise RejectedError(self.refused)
@@ -70,6 +95,8 @@ class Item:
             return Header(height, width, grey=self.content.ndim == 2)
         if isinstance(self.content, Clip):
             return self.content.header
+        if not isinstance(self.content, Path):
+            return read_header(self.content.load())
         try:
             _check_file(self.content)
         except OSError as error:
@@ -148,6 +175,11 @@ def sort_items(items: list[Item]) -> list[Item]:
 
 def key_of(relative: str) -> str:
     """A key without dots, safe in a tar header: what can be read of the path, and its hash."""
-    stem = re.sub(r"[^A-Za-z0-9/_-]+", "_", relative.rpartition(".")[0] or relative)
-    readable = stem.replace("/", "-").strip("-_")[-_KEY_LENGTH:]
-    return f"{readable}-{hashed('key', relative):016x}".lstrip("-")
+    return key_from(relative.rpartition(".")[0] or relative, relative)
+
+
+def key_from(stem: str, name: str) -> str:
+    """A key without dots, safe in a tar header: what can be read of `stem`, a hash of `name`."""
+    safe = re.sub(r"[^A-Za-z0-9/_-]+", "_", stem)
+    readable = safe.replace("/", "-").strip("-_")[-_KEY_LENGTH:]
+    return f"{readable}-{hashed('key', name):016x}".lstrip("-")

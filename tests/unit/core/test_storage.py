@@ -77,3 +77,16 @@ def test_a_url_without_a_bucket_is_refused():
 def test_missing_file_has_no_size(tmp_path):
     with pytest.raises(FileNotFoundError):
         (locate(tmp_path) / "nothing").size()
+
+
+def test_find_names_all_files_below(tmp_path):
+    for name in ("b/c/x", "b/y", "z"):
+        (locate(tmp_path) / name).write_bytes(b"1")
+    assert locate(tmp_path).find() == ["b/c/x", "b/y", "z"]
+    assert locate(tmp_path / "b").find() == ["c/x", "y"]
+    assert locate(tmp_path / "nothing").find() == []
+
+
+def test_missing_file_has_no_version(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        (locate(tmp_path) / "nothing").version()

@@ -86,6 +86,10 @@ def test_verify_exits_2_and_names_what_changed(made: Made) -> None:
         (("build", "digits", "{tmp}/set", "--size", "-4"), "'-4' is not a size"),
         (("build", "digits", "{tmp}/set", "--mode", "grey"), "choices: L, RGB"),
         (("build", "digits", "{set}"), "--overwrite"),
+        (("build", "digits", "{tmp}/set", "--label-key", "x"), "--label-key is for tars"),
+        (("build", "{set}", "{tmp}/set", "--image-column", "x"), "the source is a shard set"),
+        (("build", "{tmp}", "{tmp}/set"), "There is no file"),
+        (("build", "digits", "{tmp}/set", "--address", "127.0.0.1:9"), "No Ray cluster answers"),
         (("inspect", "{tmp}/nothing"), "There is no shard set"),
         (("verify", "{tmp}"), "is a folder without"),
         (("preview", "{set}", "--class", "z"), "no class 'z'"),
@@ -103,6 +107,21 @@ def test_bad_requests_exit_2_and_name_the_remedy(
     code, text = code_and_text(result)
     assert code == 2
     assert words in text
+
+
+def test_the_cluster_of_the_environment_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    code, text = code_and_text(run("build", "digits", tmp_path / "set"))
+    assert code == 2
+    assert "No Ray cluster answers" in text
+
+
+def test_help_names_all_kinds_of_sources() -> None:
+    text = " ".join(run("build", "--help").output.split())
+    for kind in ("digits", "Parquet file", "WebDataset tar", "shard set", "IDX", "pictures"):
+        assert kind in text
 
 
 def test_help_explains_every_option() -> None:

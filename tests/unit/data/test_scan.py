@@ -18,6 +18,7 @@ from PIL import Image
 from distgen.core.errors import DataError, UsageError
 from distgen.core.storage import Location
 from distgen.data import Stream, open_shard_set, read_labels, read_samples
+from distgen.data.foreign import Rules, samples_of
 from distgen.data.index import IndexReader
 from distgen.data.inspect import verify
 from distgen.data.scan import index
@@ -157,6 +158,28 @@ def test_every_byte_is_read_once(foreign: Path) -> None:
     assert len(list(walk.members(lambda _name: 1 << 20))) > 20
     walk.sha256()
     assert file.read == len(data)
+
+
+def test_what_is_not_wanted_is_passed_over() -> None:
+    """Where no digest is wanted, large members cost as much as their headers."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for number in range(8):
+            for name, size in ((f"{number}.png", 1 << 20), (f"{number}.cls", 1)):
+                info = tarfile.TarInfo(name)
+                info.size = size
+                tar.addfile(info, io.BytesIO(b"7" * size))
+    data = file.getvalue()
+    counted = Bytes(data)
+    told: list[int] = []
+    walk = TarFile(counted, len(data), "x", told.append, whole=False)
+    samples = list(samples_of(walk, Rules(streamed=False)))
+    assert [sample.label for sample in samples] == ["7"] * 8
+    places = [sample.members["png"].offset for sample in samples]
+    assert [data[place : place + 2] for place in places] == [b"77"] * 8
+    assert {data[place - 1] for place in places} == {0}
+    assert counted.read < len(data) / 16
+    assert sum(told) == len(data)
 
 
 def test_a_set_that_was_indexed_streams_resumes_and_verifies(foreign: Path) -> None:
@@ -343,7 +366,7 @@ def test_a_damaged_header_does_not_end_a_tar(tmp_path: Path) -> None:
     data[2 * 1024 + 3] ^= 1
     path.write_bytes(data)
     assert len(webdataset_samples(tmp_path)) == 1
-    with pytest.raises(DataError, match="cannot be indexed") as error:
+    with pytest.raises(DataError, match="cannot be used") as error:
         index(tmp_path)
     assert "header at byte 2048 is damaged" in str(error.value)
 
@@ -446,7 +469,7 @@ def test_progress_reaches_the_size_of_the_tars(foreign: Path) -> None:
 def test_an_error_leaves_an_older_manifest_as_it_was(made: Made) -> None:
     before = (made.folder / "manifest.json").read_bytes()
     shutil.copy(made.folder / "manifest.json", made.folder / "zzz.tar")
-    with pytest.raises(DataError, match="cannot be indexed"):
+    with pytest.raises(DataError, match="cannot be used"):
         index(made.folder, overwrite=True)
     assert (made.folder / "manifest.json").read_bytes() == before
 

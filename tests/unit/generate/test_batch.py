@@ -6,8 +6,9 @@ import pytest
 
 from distgen.core.errors import UsageError
 from distgen.core.storage import locate
-from distgen.generate.batch import Recipe, fitting_workers, generate, recipe_for
+from distgen.generate.batch import Recipe, generate, recipe_for
 from distgen.launch.cluster import Room
+from distgen.launch.places import fitting_workers
 
 CLASSES = ("circle", "square", "star")
 TWO_NODES = ({"CPU": 3.0}, {"CPU": 4.0, "GPU": 1.0})
