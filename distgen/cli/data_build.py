@@ -83,7 +83,11 @@ def build(
     ] = "auto",
     quality: Annotated[int, typer.Option(help="Quality of JPEGs that have to be written.")] = 95,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that convert. Default: one for each core.")
+        int | None,
+        typer.Option(
+            help="Threads that convert, or processes where these do more. Default: one for each "
+            "core."
+        ),
     ] = None,
     address: Annotated[
         str | None,

@@ -99,7 +99,8 @@ def build(
         encoding: `png`, `jpg`, or `auto`: JPEG for what came as JPEG, PNG for the rest; clips are
             arrays, with `auto` only.
         quality: Of the JPEGs that have to be written, 1 to 100.
-        workers: Processes that decode, convert and encode; None: one for each core.
+        workers: Threads, or processes where these do more (see `data.processes`), that decode,
+            convert and encode; None: one for each core.
         shard_samples: Samples after which a new shard begins.
         shard_bytes: Bytes after which a new shard begins.
         overwrite: Replace the shard set that is there, which stays until the new one is whole.
@@ -136,14 +137,17 @@ def build(
     if isinstance(source, str):
         check_apart(source, opened, location, parts)
     workers = workers or os.cpu_count() or 1
-    with contextlib.ExitStack() as stack:
-        hands = executor or stack.enter_context(Staged(workers))
-        # A chunk in work and one waiting for each worker: memory does not grow with the pictures.
-        work = Work(hands, 2 * workers, report)
+    # A chunk in work and one waiting for each worker: memory does not grow with the pictures.
+    ahead = 2 * workers
+    # To read headers is other work than to convert, and processes may pay for one of them only.
+    with contextlib.nullcontext(executor) if executor else Staged(workers) as hands:
+        survey = Work(hands, ahead, report)
         left_out = 0
         if cut is not None:
-            parts, left_out = cut_videos(parts, cut, work)
-        height, width, mode = size_and_mode(opened, parts, shape, mode, frames, work)
+            parts, left_out = cut_videos(parts, cut, survey)
+        height, width, mode = size_and_mode(opened, parts, shape, mode, frames, survey)
+    with contextlib.ExitStack() as stack:
+        work = Work(executor or stack.enter_context(Staged(workers)), ahead, report)
         _check_ranges(size=((height, width), 1, MAX_SIDE))
         target = Target(height, width, mode, fit, encoding, quality, frames)
         image = spec_of(target, opened.classes)

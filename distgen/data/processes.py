@@ -1,10 +1,10 @@
 """Who converts pictures on this machine: threads, or processes where these pay.
 
-Threads share one interpreter. It decodes, scales and encodes beside itself, so that two threads
-convert photographs twice as fast as one and processes no faster. Small pictures are mostly Python,
-of which two threads do less than one and two processes more; and with many workers even the little
-Python of photographs is too much for one interpreter. Processes take a second to start and memory
-of their own, so threads begin, and what ends soon never needs them.
+Threads share one interpreter. It decodes, scales and encodes beside itself, and only the Python
+around that, `PYTHON_S` for each picture, is done by one thread at a time. Two threads convert
+photographs faster than two processes, which have to be told of each picture and tell of each in
+turn; small pictures, or very many threads, are held up by the one interpreter. Processes take a
+second to start, so threads begin, and what ends soon never needs them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -27,11 +27,10 @@ from distgen.core.errors import DistgenError
 T = TypeVar("T")
 
 THREADS_ONLY_S = 2.0
-"""How long the work has to take already before processes are started for the rest."""
-MANY_WORKERS = 5
-"""So many share one interpreter badly, whatever the pictures."""
-SHORT_CALL_S = 0.05
-"""CPU time of a call, some 32 to 128 pictures, below which it is mostly Python."""
+"""CPU time that threads have to have spent before processes are started for the rest."""
+PYTHON_S = 0.0003
+"""CPU time of a picture that only one thread at a time can spend: nearly all that one of 28x28
+pixels takes (2 cores, Python 3.11)."""
 
 _END_S = 10.0
 # The module of whoever called is not imported again, as `multiprocessing` would do.
@@ -46,25 +45,29 @@ class Staged(Executor):
 
     Args:
         workers: Threads, and then processes.
-        threads_only_s: Seconds of work that threads do.
+        threads_only_s: Seconds of CPU time that threads spend.
+        cores: What workers can use at a time; None: all of this machine.
     """
 
-    def __init__(self, workers: int, threads_only_s: float = THREADS_ONLY_S) -> None:
+    def __init__(
+        self, workers: int, threads_only_s: float = THREADS_ONLY_S, cores: int | None = None
+    ) -> None:
         self._workers = workers
+        self._at_once = min(workers, cores or os.cpu_count() or 1)
         self._threads_only_s = threads_only_s
         self._threads = ThreadPoolExecutor(workers, "distgen-build")
         self._processes: Processes | None = None
-        self._begun: float | None = None
-        self._calls, self._cpu_s = 0, 0.0
+        self._pictures, self._cpu_s = 0, 0.0
         self._lock = threading.Lock()
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Have `fn` called; what it is given and returns can be pickled."""
+        """Have `fn` called with some pictures; what it is given and returns can be pickled."""
         if self._processes is None and self._processes_pay():
             self._processes = Processes(self._workers)
         if self._processes is not None:
             return self._processes.submit(fn, *args, **kwargs)
-        return self._threads.submit(self._timed, partial(fn, *args, **kwargs))
+        pictures = len(args[0]) if args and isinstance(args[0], Sized) else 1
+        return self._threads.submit(self._timed, partial(fn, *args, **kwargs), pictures)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the threads and processes."""
@@ -73,20 +76,18 @@ class Staged(Executor):
             self._processes.shutdown(wait, cancel_futures=cancel_futures)
 
     def _processes_pay(self) -> bool:
-        now = time.monotonic()
-        self._begun = now if self._begun is None else self._begun
-        if now - self._begun < self._threads_only_s or self._calls == 0:
+        if self._cpu_s < self._threads_only_s or not self._pictures:
             return False
-        short = self._cpu_s / self._calls < SHORT_CALL_S
-        return self._workers >= MANY_WORKERS or (self._workers > 1 and short)
+        mean_s = self._cpu_s / self._pictures
+        return self._at_once > 1 and self._at_once * PYTHON_S > mean_s
 
-    def _timed(self, work: Callable[[], T]) -> T:
+    def _timed(self, work: Callable[[], T], pictures: int) -> T:
         before = time.thread_time()  # CPU time: other programs on the machine do not enter it
         try:
             return work()
         finally:
             with self._lock:
-                self._calls += 1
+                self._pictures += pictures
                 self._cpu_s += time.thread_time() - before
 
 

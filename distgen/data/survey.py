@@ -12,7 +12,7 @@ import numpy as np
 from distgen.core.errors import DataError, UsageError
 from distgen.core.spec import Mode
 from distgen.core.storage import Location, locate
-from distgen.data.convert import SUFFIXES, Header, Target
+from distgen.data.convert import FORMATS, SUFFIXES, Header, Target
 from distgen.data.frames import SUFFIXES as VIDEO_SUFFIXES
 from distgen.data.sources import BUILTIN, Item, Source, chosen, split_of
 from distgen.data.sources.shards import ShardSetSource
@@ -146,10 +146,13 @@ def fields_of(items: Sequence[Item], target: Target, *, labelled: bool) -> tuple
 def nothing_readable(rejected: Sequence[Rejected], frames: int | None) -> DataError:
     """The error that says that there is nothing to build."""
     reason, count = Counter(each.reason for each in rejected).most_common(1)[0]
-    kind, suffixes = ("picture", SUFFIXES) if frames is None else ("video", VIDEO_SUFFIXES)
+    pictures = f"pictures are {', '.join(FORMATS)}, and their files end in "
+    kind, known, suffixes = "picture", pictures, SUFFIXES
+    if frames is not None:
+        kind, known, suffixes = "video", "videos are files that end in ", VIDEO_SUFFIXES
     return DataError(
         f"None of {len(rejected)} files could be read as a {kind}.",
         where=rejected[0].path,
         cause=f"{reason} ({count} times)",
-        remedy=f"{kind}s are files that end in {', '.join(sorted(suffixes))}",
+        remedy=f"{known}{', '.join(sorted(suffixes))}",
     )

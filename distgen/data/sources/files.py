@@ -54,6 +54,27 @@ def files_below(place: Location) -> list[Below]:
     ]
 
 
+def visible(folder: Path) -> tuple[list[Path], list[str]]:
+    """The folders in a folder, and the names of its files, without those that are hidden.
+
+    Raises:
+        OSError: It cannot be listed.
+    """
+    folders: list[Path] = []
+    files: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = Path(entry.path) if entry.is_symlink() else None
+            # A link may lead round in a circle: then it is no folder.
+            if path.is_dir() if path else entry.is_dir():
+                folders.append(Path(entry.path))
+            else:
+                files.append(entry.name)
+    return sorted(folders), sorted(files)
+
+
 def walk(root: Path, closed: dict[Path, str]) -> Iterator[Path]:
     """All visible files below a folder, each folder once, however links run.
 

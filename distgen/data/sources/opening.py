@@ -14,7 +14,7 @@ from distgen.data.convert import SUFFIXES
 from distgen.data.index import INDEX_NAME
 from distgen.data.sources import parquet, tar
 from distgen.data.sources.builtin import BUILTIN
-from distgen.data.sources.files import Below, files_below
+from distgen.data.sources.files import Below, files_below, visible
 from distgen.data.sources.folder import FolderSource
 from distgen.data.sources.idx import IdxSource, find_idx
 from distgen.data.sources.item import Source
@@ -250,14 +250,13 @@ def _folders(place: Location) -> Iterator[tuple[str, list[str]]]:
         folder_path = waiting.popleft()
         try:
             status = folder_path.stat()
-            paths = sorted(path for path in folder_path.iterdir() if path.name[0] != ".")
-            inner = [path for path in paths if path.is_dir()]
+            inner, names = visible(folder_path)
         except OSError:
             continue  # the source itself will list it as one that cannot be read
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
-        yield str(folder_path), [path.name for path in set(paths).difference(inner)]
+        yield str(folder_path), names
         waiting.extend(inner)
 
 

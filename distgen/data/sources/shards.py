@@ -19,7 +19,7 @@ from distgen.data.index import (
     open_shard_set,
     splits_of,
 )
-from distgen.data.sources.files import Part, StoredFile
+from distgen.data.sources.files import Part, StoredFile, visible
 from distgen.data.sources.item import Item, key_from
 from distgen.data.sources.runs import RUN, Lined
 
@@ -75,8 +75,19 @@ class ShardSetSource:
 
 
 def is_shard_set(place: Location) -> bool:
-    """Whether a folder is a shard set, or holds the splits of one."""
-    return (place / MANIFEST_NAME).is_file() or bool(splits_of(place.url))
+    """Whether a folder is a shard set, or holds the splits of one.
+
+    Folders may hold a million files, none of which is asked for by itself.
+    """
+    if (place / MANIFEST_NAME).is_file():
+        return True
+    if place.local is None:
+        inner = (name.partition("/")[2] for name in place.find())
+        return any(name == MANIFEST_NAME for name in inner)
+    if not place.local.is_dir():
+        return False
+    folders, _ = visible(place.local)
+    return any((folder / MANIFEST_NAME).is_file() for folder in folders)
 
 
 def _line_up(shard_set: ShardSet) -> Lined:

@@ -25,7 +25,7 @@ from distgen.data.tars import TarFile
 SUFFIX = ".tar"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
-_KINDS = frozenset(suffix.removeprefix(".") for suffix in SUFFIXES)
+_KINDS = tuple(sorted(suffix.removeprefix(".") for suffix in SUFFIXES))
 _NO_PICTURE = -1
 
 

@@ -36,6 +36,11 @@ def spin(cpu_s: float) -> int:
     return os.getpid()
 
 
+def spin_each(each_s: list[float]) -> int:
+    """Work on several things, of so much CPU time each."""
+    return spin(sum(each_s))
+
+
 def kill(number: int) -> None:
     os.kill(os.getpid(), number)
 
@@ -110,15 +115,21 @@ def test_no_process_outlives_the_one_that_started_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "cpu_s", "begin_s", "elsewhere"),
-    [(2, 0.001, 0, True), (2, 0.06, 0, False), (5, 0.06, 0, True), (1, 0.001, 0, False)],
+    ("workers", "cores", "cpu_s", "elsewhere"),
+    [
+        (2, 2, 0.0, True),
+        (2, 2, 0.005, False),
+        (32, 32, 0.005, True),
+        (32, 2, 0.005, False),
+        (1, 8, 0.0, False),
+    ],
 )
 def test_processes_take_over_where_they_pay(
-    workers: int, cpu_s: float, begin_s: float, elsewhere: bool
+    workers: int, cores: int, cpu_s: float, elsewhere: bool
 ) -> None:
-    with Staged(workers, begin_s) as staged:
-        assert staged.submit(spin, cpu_s).result() == os.getpid()
-        assert (staged.submit(spin, cpu_s).result() != os.getpid()) == elsewhere
+    with Staged(workers, 0.0, cores) as staged:
+        assert staged.submit(spin_each, [cpu_s] * 4).result() == os.getpid()
+        assert (staged.submit(spin_each, [cpu_s] * 4).result() != os.getpid()) == elsewhere
 
 
 def test_what_ends_soon_is_done_by_threads() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +338,17 @@ def test_sources_are_told_apart_by_what_is_in_them(made: Made, tmp_path: Path) -
     assert isinstance(open_source(str(made.folder)), TarSource)
 
 
+def test_links_that_lead_round_are_no_folders(tmp_path: Path) -> None:
+    write_tar(tmp_path / "src" / "deep" / "a.tar", labelled(["0"]))
+    for place in (tmp_path / "src", tmp_path / "src" / "deep"):
+        (place / "circle").symlink_to("circle")
+        (place / "back").symlink_to(tmp_path / "src")
+    items = open_source(str(tmp_path / "src")).items(None)
+    assert sorted(bool(item.refused) for item in items) == [False, True, True]
+    with pytest.raises(UsageError, match="does not exist"):
+        open_source(str(tmp_path / "src" / "circle"))
+
+
 def test_a_folder_of_several_kinds_is_ambiguous(tmp_path: Path) -> None:
     folder = tmp_path / "mixed"
     parquet(folder / "a.parquet")
@@ -374,3 +388,21 @@ def test_a_set_is_never_written_among_the_tars_of_its_source(tmp_path: Path, bel
     assert everything(tmp_path / "src") == before
     built: Built = build(str(source), tmp_path / "src" / "other", split=split)
     assert built.num_samples == 36
+
+
+def test_another_process_sees_the_same_source(tmp_path: Path) -> None:
+    """Else a build that was killed would begin anew; the hash of a text is of its process."""
+    sources = [str(any_source(kind, tmp_path / kind)) for kind in ("parquet", "tars", "set")]
+    (tmp_path / "tars" / "notes.txt").touch()
+    script = (
+        "import sys\n"
+        "from distgen.data.journal import digest_of\n"
+        "from distgen.data.sources import open_source\n"
+        "print(*(digest_of({}, {None: open_source(each).items(None)}) for each in sys.argv[1:]))"
+    )
+    told = set()
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", script, *sources]
+        told.add(subprocess.check_output(command, env=environment))
+    assert len(told) == 1
