@@ -41,8 +41,8 @@ def build(
         str,
         typer.Argument(
             metavar="SRC",
-            help="`digits`, `fashion-mnist`, a folder of pictures (a class is a first-level "
-            "subfolder), or a folder of IDX files.",
+            help="`digits`, `fashion-mnist`, a folder of pictures or, with --frames, of videos (a "
+            "class is a first-level subfolder), or a folder of IDX files.",
         ),
     ],
     dst: Annotated[str, typer.Argument(metavar="DST", help="Folder to write: a path or a URL.")],
@@ -59,9 +59,21 @@ def build(
             "or `stretch`."
         ),
     ] = "crop",
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            help="Make clips of so many frames of videos, animated GIF, WebP and PNG, and .npy "
+            "arrays of frames. Default: pictures."
+        ),
+    ] = None,
+    stride: Annotated[
+        int, typer.Option(help="Every how many-th frame of a video is one of a clip's.")
+    ] = 1,
     split: Annotated[
         float | None,
-        typer.Option(help="Share of the pictures that becomes the split `test`; 0 for no splits."),
+        typer.Option(
+            help="Share of the pictures, or videos, that becomes the split `test`; 0 for no splits."
+        ),
     ] = None,
     encoding: Annotated[
         str,
@@ -95,13 +107,15 @@ def build(
     """
     from distgen.data import build as build_set
 
-    with progress("pictures") as show:
+    with progress("pictures" if frames is None else "clips") as show:
         built = build_set(
             source,
             dst,
             size=_parse_size(size),
             mode=mode,  # type: ignore[arg-type]  # checked there, with the nearest choice
             fit=fit,  # type: ignore[arg-type]
+            frames=frames,
+            stride=stride,
             split=split,
             encoding=encoding,  # type: ignore[arg-type]
             quality=quality,
@@ -126,7 +140,9 @@ def index(
     match: Annotated[str, typer.Option(help="Which of its files are shards.")] = "*.tar",
     picture: Annotated[
         str | None,
-        typer.Option(help="Extension of the pictures, where samples have several: `left.jpg`."),
+        typer.Option(
+            help="Extension of the pictures or clips, where samples have several: `left.jpg`."
+        ),
     ] = None,
     label_key: Annotated[
         str | None,
@@ -169,7 +185,7 @@ def index(
 def inspect(
     shards: _SET,
     pictures: Annotated[
-        int, typer.Option(help="Pictures to decode for the mean and deviation.", min=1)
+        int, typer.Option(help="Pictures or clips to decode for the mean and deviation.", min=1)
     ] = 10_000,
     as_json: _JSON = False,
 ) -> None:
@@ -220,13 +236,15 @@ def preview(
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG file to write.")] = Path(
         "preview.png"
     ),
-    columns: Annotated[int, typer.Option(help="Pictures in a row.", min=1)] = 10,
+    columns: Annotated[
+        int, typer.Option(help="Pictures, or frames of a clip, in a row.", min=1)
+    ] = 10,
     rows: Annotated[int | None, typer.Option(help="Rows. Default: one for each class.")] = None,
     label: Annotated[
         str | None, typer.Option("--class", help="Show only this class, in a grid.")
     ] = None,
 ) -> None:
-    """Write a contact sheet of the pictures."""
+    """Write a contact sheet of the pictures; a clip has a row of its own."""
     from distgen.core.storage import locate
     from distgen.data.inspect import preview as preview_set
 

@@ -1,4 +1,4 @@
-"""`distgen data build`: from a source of pictures to a shard set, or one for each split."""
+"""`distgen data build`: from pictures or videos to a shard set, or one for each split."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from distgen.core.errors import DataError, UsageError, did_you_mean
-from distgen.core.spec import MAX_SIDE, MODES, ImageSpec, Mode
+from distgen.core.spec import MAX_SIDE, MODES, Mode
 from distgen.core.storage import Location, locate
+from distgen.data.clips import Clip
 from distgen.data.convert import (
     ENCODINGS,
     FITS,
@@ -27,6 +28,8 @@ from distgen.data.convert import (
     Target,
     convert,
 )
+from distgen.data.cut import chunk_of, cut_of, cut_videos, spec_of
+from distgen.data.frames import SUFFIXES as VIDEO_SUFFIXES
 from distgen.data.index import Manifest
 from distgen.data.journal import JOURNAL_NAME, Journal, Step, digest_of
 from distgen.data.pack import SHARD_BYTES, SHARD_SAMPLES, SetWriter, check_room, replacing
@@ -49,6 +52,8 @@ class Built:
     """Files with the same content as one that came before."""
     resumed: int
     """Shards that an earlier build with the same arguments had finished."""
+    left_out: int = 0
+    """Frames at the ends of videos that do not fill a clip."""
 
     @property
     def num_samples(self) -> int:
@@ -63,6 +68,8 @@ def build(
     size: int | tuple[int, int] | None = None,
     mode: Mode | None = None,
     fit: Fit = "crop",
+    frames: int | None = None,
+    stride: int = 1,
     split: float | None = None,
     encoding: Encoding = "auto",
     quality: int = 95,
@@ -80,14 +87,19 @@ def build(
     from the last finished shard, and the result is the same to the byte.
 
     Args:
-        source: A built-in name, a folder of pictures or IDX files, or an opened source.
+        source: A built-in name, a folder of pictures, IDX files or, with `frames`, of videos; or
+            an opened source of pictures.
         dst: Path or URL of the folder to write.
         size: Side, or (height, width), in pixels; None: the source's own.
         mode: `L` or `RGB`; None: the source's own.
         fit: How pictures of other proportions are brought to the size; see `data.convert`.
-        split: Share of the pictures that become `test`, chosen by a hash of their keys; 0 for none;
-            None: as the source prefers.
-        encoding: `png`, `jpg`, or `auto`: JPEG for what came as JPEG, PNG for the rest.
+        frames: Frames of a clip: the source holds videos, animations or arrays of frames, which
+            are cut into clips; see `data.clips`. None: it holds pictures.
+        stride: Every how many-th frame of a video is taken.
+        split: Share of the pictures, or videos, that become `test`, chosen by a hash of their
+            keys; 0 for none; None: as the source prefers.
+        encoding: `png`, `jpg`, or `auto`: JPEG for what came as JPEG, PNG for the rest; clips are
+            arrays, with `auto` only.
         quality: Of the JPEGs that have to be written, 1 to 100.
         workers: Threads that decode, convert and encode; None: one for each core.
         shard_samples: Samples after which a new shard begins.
@@ -99,8 +111,9 @@ def build(
 
     Raises:
         UsageError: The source, an option or the destination cannot be used.
-        DataError: Not one picture could be read.
+        DataError: Not one picture or video could be read.
     """
+    cut = cut_of(frames, stride, encoding)
     shape = (size, size) if isinstance(size, int) else size
     _check_choices(mode=(mode, MODES), fit=(fit, FITS), encoding=(encoding, ENCODINGS))
     _check_ranges(
@@ -112,7 +125,7 @@ def build(
         shard_bytes=((shard_bytes,), 1, None),
     )
     location = locate(dst)
-    opened = open_source(source) if isinstance(source, str) else source
+    opened = open_source(source, videos=cut is not None) if isinstance(source, str) else source
     parts = _parts(opened, split)
     check_room(location, overwrite)
     workers = workers or os.cpu_count() or 1
@@ -120,10 +133,14 @@ def build(
         threads = executor or stack.enter_context(ThreadPoolExecutor(workers, "distgen-build"))
         # A chunk in work and one waiting for each worker: memory does not grow with the pictures.
         work = Work(threads, 2 * workers, on_progress or (lambda _stage, _done, _total: None))
-        height, width, mode = _size_and_mode(opened, parts, shape, mode, work)
+        left_out = 0
+        if cut is not None:
+            parts, left_out = cut_videos(parts, cut, work)
+        height, width, mode = _size_and_mode(opened, parts, shape, mode, frames, work)
         _check_ranges(size=((height, width), 1, MAX_SIDE))
-        target = Target(height, width, mode, fit, encoding, quality)
-        image = ImageSpec(height=height, width=width, mode=mode, classes=opened.classes)
+        target = Target(height, width, mode, fit, encoding, quality, frames)
+        image = spec_of(target, opened.classes)
+        work = replace(work, chunk=chunk_of(image))
         digest = digest_of(
             {
                 "name": opened.name,
@@ -146,7 +163,7 @@ def build(
                     place / name if name else place,
                     name=opened.name,
                     image=image,
-                    fields=_fields(items, encoding, labelled=bool(opened.classes)),
+                    fields=_fields(items, target, labelled=bool(opened.classes)),
                     split=name,
                     shard_samples=shard_samples,
                     shard_bytes=shard_bytes,
@@ -168,7 +185,7 @@ def build(
     for file, rows in ((REJECTED_NAME, rejected), (DUPLICATES_NAME, duplicates)):
         if not rows:
             (location / file).remove()
-    return Built(location, manifests, len(rejected), len(duplicates), filling.resumed)
+    return Built(location, manifests, len(rejected), len(duplicates), filling.resumed, left_out)
 
 
 class _Filling:
@@ -198,7 +215,8 @@ class _Filling:
         start = self.steps[-1].items if len(self.steps) > begun else 0
         step = Step()
         work = partial(_convert, target=self._target)
-        results = self._work.in_order(writer.split or "pictures", work, items, start)
+        stage = writer.split or ("pictures" if self._target.frames is None else "clips")
+        results = self._work.in_order(stage, work, items, start)
         for position, (item, result) in enumerate(results, start):
             if isinstance(result, Rejected):
                 step.rejected.append((result.path, " ".join(result.reason.split())))
@@ -219,7 +237,7 @@ class _Filling:
         self.steps.append(step)
         rejected = [each for step in self.steps[begun:] for each in step.rejected]
         if len(rejected) == len(items):
-            raise _nothing_readable([Rejected(*each) for each in rejected])
+            raise _nothing_readable([Rejected(*each) for each in rejected], self._target.frames)
 
     def _finish_shard(self, writer: SetWriter, step: Step, items: int) -> Step:
         """Remember the shard that is finished, if any; returns the step that begins."""
@@ -233,12 +251,19 @@ class _Filling:
 
 
 def _convert(item: Item, target: Target) -> tuple[str, Encoded]:
-    """A digest of the content, and the picture for the shard."""
+    """A digest of the content, and the picture or clip for the shard."""
+    if isinstance(item.content, Clip) and not item.refused:
+        clip = item.content.encoded(target)
+        return _digest(clip.data), clip
     content = item.load()
     plain = (
         content if isinstance(content, bytes) else repr(content.shape).encode() + content.tobytes()
     )
-    return hashlib.blake2b(plain, digest_size=16).hexdigest(), convert(content, target)
+    return _digest(plain), convert(content, target)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _parts(source: Source, split: float | None) -> dict[str | None, Sequence[Item]]:
@@ -273,6 +298,7 @@ def _size_and_mode(
     parts: dict[str | None, Sequence[Item]],
     shape: tuple[int, int] | None,
     mode: Mode | None,
+    frames: int | None,
     work: Work,
 ) -> tuple[int, int, Mode]:
     """Height, width and mode: as asked for, else as the source prefers, else as its pictures are.
@@ -292,7 +318,7 @@ def _size_and_mode(
             else:
                 headers[header] += 1
         if not headers:
-            raise _nothing_readable(rejected)
+            raise _nothing_readable(rejected, frames)
         shape = shape or _common_size(headers)
         mode = mode or ("L" if all(header.grey for header in headers) else "RGB")
     return (*shape, mode)
@@ -310,10 +336,12 @@ def _common_size(headers: Counter[Header]) -> tuple[int, int]:
     return sizes[0]
 
 
-def _fields(items: Sequence[Item], encoding: Encoding, *, labelled: bool) -> tuple[str, ...]:
+def _fields(items: Sequence[Item], target: Target, *, labelled: bool) -> tuple[str, ...]:
     """Extensions that members may have; with `auto` that depends on what the pictures are."""
-    pictures: tuple[str, ...] = (encoding,)
-    if encoding == "auto":
+    pictures: tuple[str, ...] = (target.encoding,)
+    if target.frames is not None:
+        pictures = ("npy",)
+    elif target.encoding == "auto":
         arrays = all(not isinstance(item.content, os.PathLike) for item in items)
         pictures = ("png",) if arrays else ("jpg", "png")
     return (*(("cls",) if labelled else ()), *pictures)
@@ -329,13 +357,14 @@ def _list(place: Location, header: tuple[str, str], rows: Sequence[tuple[str, st
     place.write_bytes(text.getvalue().encode(errors="surrogateescape"))
 
 
-def _nothing_readable(rejected: Sequence[Rejected]) -> DataError:
+def _nothing_readable(rejected: Sequence[Rejected], frames: int | None) -> DataError:
     reason, count = Counter(each.reason for each in rejected).most_common(1)[0]
+    kind, suffixes = ("picture", SUFFIXES) if frames is None else ("video", VIDEO_SUFFIXES)
     return DataError(
-        f"None of {len(rejected)} files could be read as a picture.",
+        f"None of {len(rejected)} files could be read as a {kind}.",
         where=rejected[0].path,
         cause=f"{reason} ({count} times)",
-        remedy=f"pictures are files that end in {', '.join(sorted(SUFFIXES))}",
+        remedy=f"{kind}s are files that end in {', '.join(sorted(suffixes))}",
     )
 
 

@@ -3,13 +3,15 @@
 What belongs together are members that follow one another under one key. The key is all of a name up
 to the first dot behind the last slash, the extension is the rest in lower case, and members such as
 `__meta__` are no samples. The picture of a sample is its `jpg`, `jpeg`, `png` or `webp` member, or
-where there is none the one whose extension ends so, such as `v2.jpg`.
+where there is none the one whose extension ends so, such as `v2.jpg`. A sample without any may be a
+clip: a `npy` member that is a uint8 array [T, H, W, 1 or 3].
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +21,8 @@ import pyarrow as pa
 from PIL import Image
 
 from distgen.core.errors import DataError
-from distgen.core.spec import MAX_SIDE, Mode
+from distgen.core.spec import MAX_CLIP_BYTES, MAX_FRAMES, MAX_SIDE, Mode
+from distgen.data import npy
 from distgen.data.tars import Member, TarFile
 
 MAX_FIELDS = 64
@@ -27,6 +30,8 @@ MAX_FIELDS = 64
 MAX_PICTURE_BYTES = 64 << 20
 PICTURES = {"jpg": "jpg", "jpeg": "jpg", "png": "png", "webp": "webp"}
 """Extensions of pictures that can be streamed, and what the index calls them."""
+CLIP = "npy"
+"""Extension of clips."""
 
 _NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _META = re.compile(r"__[^/]*__($|/)")
@@ -42,7 +47,8 @@ class Rules:
     """How members become samples.
 
     Args:
-        picture: Extension of the member that is the picture; None: the only one that can be.
+        picture: Extension of the member that is the picture or the clip; None: the only one that
+            can be.
         label_key: Key in the `json` member that says the class; None: the `cls` member does.
     """
 
@@ -51,9 +57,16 @@ class Rules:
 
     def is_picture(self, extension: str) -> bool:
         """Whether a member with this extension may be the picture of a sample."""
-        if self.picture is not None:
-            return extension == self.picture
-        return extension.rpartition(".")[2] in PICTURES
+        kind = extension.rpartition(".")[2]
+        return kind in PICTURES and self.picture in (None, extension)
+
+    def is_clip(self, extension: str) -> bool:
+        """Whether a member with this extension may be the clip that a sample is."""
+        return extension.rpartition(".")[2] == CLIP and self.picture in (None, extension)
+
+    def head(self, name: str) -> int:
+        """Bytes that are read of the beginning of a member, whatever its size."""
+        return npy.MAX_HEADER_BYTES if self.is_clip(split_name(name)[1]) else 0
 
     def wanted(self, name: str) -> int:
         """Bytes that are read of a member, at most; 0: its content does not matter."""
@@ -85,6 +98,8 @@ class Found:
     look: Look | None = None
     labels: dict[str, str] = field(default_factory=dict)
     """Every label that samples have, and a sample that has it."""
+    no_clip: str | None = None
+    """Why an array of a sample without a picture is no clip either."""
     without_picture: int = 0
     first_without: str | None = None
 
@@ -104,15 +119,17 @@ def scan_tar(file: TarFile, rules: Rules) -> tuple[Found, pa.Table]:
     labels: list[str | None] = []
     columns: dict[str, list[Member | None]] = {}
     for sample in _samples(file, rules):
-        chosen = sample.picture(file)
+        chosen = sample.chosen(file, explicit=rules.picture is not None)
         if chosen is None:
+            found.no_clip = found.no_clip or sample.no_clip(file)
             found.without_picture += 1
             found.first_without = found.first_without or f"{sample.shown} in {file.where}"
             continue
         extension, look = chosen
         found.look = look.check_same(found.look)
         members = sample.plain_members()
-        members[PICTURES[extension.rpartition(".")[2]]] = sample.members[extension]
+        kind = extension.rpartition(".")[2]
+        members[PICTURES.get(kind, kind)] = sample.members[extension]
         for name, member in members.items():
             if name not in columns and len(columns) == MAX_FIELDS:
                 raise too_many_fields(file.where, columns)
@@ -132,6 +149,7 @@ class _Sample:
     key: str
     members: dict[str, Member] = field(default_factory=dict)
     looks: dict[str, Look | str] = field(default_factory=dict)
+    clips: dict[str, Look | str] = field(default_factory=dict)
     label: str | None = None
 
     @property
@@ -139,28 +157,46 @@ class _Sample:
         """The key as text; bytes that are no UTF-8 are written out."""
         return self.key.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
-    def picture(self, file: TarFile) -> tuple[str, Look] | None:
-        """Extension and look of the picture, if there is one."""
-        exact = [extension for extension in self.looks if extension in PICTURES]
-        chosen = exact or list(self.looks)
+    def chosen(self, file: TarFile, *, explicit: bool) -> tuple[str, Look] | None:
+        """Extension and look of the picture or clip, if there is one.
+
+        Args:
+            file: What errors name.
+            explicit: The member was asked for, so that an array that is no clip is an error.
+        """
+        looks, kind = self.looks, "picture"
+        if not looks:
+            # Arrays may be anything, such as features of what is not here.
+            kind = "clip"
+            looks = {
+                n: look for n, look in self.clips.items() if explicit or isinstance(look, Look)
+            }
+        exact = [extension for extension in looks if extension in PICTURES or extension == CLIP]
+        chosen = exact or list(looks)
         if len(chosen) > 1:
             raise DataError(
-                f"A sample has {len(chosen)} pictures.",
+                f"A sample has {len(chosen)} {kind}s.",
                 where=f"{file.where}, sample {self.shown!r}",
-                cause=f"its members {', '.join(sorted(chosen)[:8])} are all pictures",
+                cause=f"its members {', '.join(sorted(chosen)[:8])} are all {kind}s",
                 remedy=f"say which one is meant: --picture {min(chosen)}",
             )
         if not chosen:
             return None
-        look = self.looks[chosen[0]]
+        look = looks[chosen[0]]
         if isinstance(look, Look):
             return chosen[0], look
         raise DataError(
-            "A picture cannot be streamed as it is.",
+            f"A {kind} cannot be streamed as it is.",
             where=f"{file.where}, member {self.shown}.{chosen[0]}",
             cause=look,
             remedy="distgen data build SRC DST converts it, with the folder of the tars as SRC",
         )
+
+    def no_clip(self, file: TarFile) -> str | None:
+        """Why an array of this sample is no clip, if it has one."""
+        for extension, look in self.clips.items():
+            return f"{self.shown}.{extension} in {file.where} is no clip: {look}"
+        return None
 
     def plain_members(self) -> dict[str, Member]:
         """What the index covers beside the picture."""
@@ -174,7 +210,7 @@ class _Sample:
 def _samples(file: TarFile, rules: Rules) -> Iterator[_Sample]:
     """Members that follow one another under one key; contents are looked at and let go."""
     sample: _Sample | None = None
-    for member in file.members(rules.wanted):
+    for member in file.members(rules.wanted, rules.head):
         key, extension = split_name(member.name)
         if key is None:
             continue
@@ -188,6 +224,8 @@ def _samples(file: TarFile, rules: Rules) -> Iterator[_Sample]:
         where = f"sample {sample.shown!r} in {file.where}"
         if rules.is_picture(extension):
             sample.looks[extension] = look_at(member.content, where)
+        elif rules.is_clip(extension):
+            sample.clips[extension] = look_at_clip(member.content, member.size, where)
         elif extension == rules.label_extension:
             sample.label = label_of(member.content, rules.label_key, where)
     if sample is not None:
@@ -195,23 +233,27 @@ def _samples(file: TarFile, rules: Rules) -> Iterator[_Sample]:
 
 
 class Look(NamedTuple):
-    """Size and mode of a picture, and which one it is."""
+    """Size and mode of a picture, frames of a clip (None: a picture), and which one it is."""
 
     height: int
     width: int
     mode: Mode
+    frames: int | None
     where: str
 
     def check_same(self, other: Look | None) -> Look:
         """The first of two pictures, or this one.
 
         Raises:
-            DataError: They differ in size or mode.
+            DataError: They differ in size, mode or number of frames.
         """
-        if other is None or self[:3] == other[:3]:
+        if other is None or self[:4] == other[:4]:
             return other or self
+        differ = "pictures differ in size or mode"
+        if self.frames is not None or other.frames is not None:
+            differ = "samples differ in size, mode or number of frames"
         raise DataError(
-            "The pictures differ in size or mode, so they cannot be streamed as they are.",
+            f"The {differ}, so they cannot be streamed as they are.",
             where=self.where,
             cause=f"it is {self.shown}, but {other.where} is {other.shown}",
             remedy="distgen data build SRC DST converts them, with the folder of the tars as SRC",
@@ -220,7 +262,8 @@ class Look(NamedTuple):
     @property
     def shown(self) -> str:
         """Size and mode as text."""
-        return f"{self.width}x{self.height} {self.mode}"
+        frames = "" if self.frames is None else f"a clip of {self.frames} frames of "
+        return f"{frames}{self.width}x{self.height} {self.mode}"
 
 
 def look_at(data: bytes, where: str) -> Look | str:
@@ -237,7 +280,30 @@ def look_at(data: bytes, where: str) -> Look | str:
         return f"its header cannot be read: {error or type(error).__name__}"
     if max(width, height) > MAX_SIDE:
         return f"it is {width}x{height} pixels; a side has at most {MAX_SIDE}"
-    return Look(height, width, mode, where)
+    return Look(height, width, mode, None, where)
+
+
+def look_at_clip(head: bytes, size: int, where: str) -> Look | str:
+    """Size, mode and frames by the header of an array, or why it is no clip that can be streamed.
+
+    Args:
+        head: The first bytes of the member, `npy.MAX_HEADER_BYTES` of them.
+        size: Bytes of the member.
+        where: What errors call it.
+    """
+    try:
+        shape, offset = npy.read_header(head)
+    except ValueError as error:
+        return str(error)
+    text = npy.shape_text(shape)
+    if len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:
+        return f"its array is {text}; a clip is frames x height x width x 1 or 3 channels"
+    frames, height, width, channels = shape
+    if frames > MAX_FRAMES or max(height, width) > MAX_SIDE or math.prod(shape) > MAX_CLIP_BYTES:
+        return f"its array of {text} is larger than a clip may be"
+    if size - offset != math.prod(shape):
+        return f"its {size - offset:,} bytes do not make an array of {text}"
+    return Look(height, width, "L" if channels == 1 else "RGB", frames, where)
 
 
 def label_of(data: bytes, key: str | None, where: str) -> str | None:

@@ -6,15 +6,17 @@ the build that wrote it: its options and its source, file by file with size and 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from distgen.core.storage import Location
+from distgen.data.clips import Clip
 from distgen.data.index import ShardEntry
 from distgen.data.pack import FinishedShard
 from distgen.data.sources import Item
@@ -100,6 +102,8 @@ class Journal:
 def digest_of(options: Mapping[str, object], parts: Mapping[str | None, Iterable[Item]]) -> str:
     """A digest of all that the bytes of a set depend on."""
     converters = {name: version(name) for name in _CONVERTERS}
+    with contextlib.suppress(PackageNotFoundError):  # without it there are no videos to decode
+        converters["av"] = version("av")
     digest = hashlib.sha256(repr(sorted({**options, **converters}.items())).encode())
     for name, items in parts.items():
         digest.update(f"{name}\n".encode())
@@ -110,6 +114,8 @@ def digest_of(options: Mapping[str, object], parts: Mapping[str | None, Iterable
 
 
 def _version_of(item: Item) -> object:
+    if isinstance(item.content, Clip):
+        return item.content.version
     if not isinstance(item.content, Path):
         return hashlib.sha256(item.content.tobytes()).hexdigest()
     try:

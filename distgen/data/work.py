@@ -16,8 +16,6 @@ from distgen.data.sources import Item
 Progress = Callable[[str, int, int], None]
 """Called with the name of the stage, the items done, and the items of the stage."""
 
-_CHUNK = 32
-
 T = TypeVar("T")
 
 
@@ -36,12 +34,15 @@ class Work:
     executor: Executor
     ahead: int
     report: Progress
+    chunk: int = 32
+    """Items that are given to a worker at once."""
 
     def in_order(
         self, stage: str, work: Callable[[Item], T], items: Sequence[Item], start: int = 0
     ) -> Iterator[tuple[Item, T | Rejected]]:
         """Items from `start` on and what `work` made of them, in order, a few chunks ahead."""
-        chunks = (items[begin : begin + _CHUNK] for begin in range(start, len(items), _CHUNK))
+        begins = range(start, len(items), self.chunk)
+        chunks = (items[begin : begin + self.chunk] for begin in begins)
         pending: deque[tuple[Sequence[Item], Future[list[T | Rejected]]]] = deque()
         done = start
         try:

@@ -12,12 +12,21 @@ from distgen.data.sources.item import Item, Source, split_of
 __all__ = ["BUILTIN", "Item", "Source", "open_source", "split_of"]
 
 
-def open_source(source: str) -> Source:
+def open_source(source: str, *, videos: bool = False) -> Source:
     """What a user names as SRC: `digits`, `fashion-mnist`, a folder of IDX files or of pictures.
+
+    Args:
+        source: The name or the path.
+        videos: Clips are wanted, so that only a folder of videos will do.
 
     Raises:
         UsageError: There is nothing of that name, or nothing usable in it.
     """
+    if source in BUILTIN and videos:
+        raise UsageError(
+            f"{source!r} holds pictures, of which no clips can be made.",
+            remedy="leave out --frames, or give a folder of videos",
+        )
     if source in BUILTIN:
         return BUILTIN[source]()
     place = locate(source)
@@ -34,6 +43,6 @@ def open_source(source: str) -> Source:
             f"The source {source!r} {what}.",
             remedy=f"give a folder of pictures or of IDX files, or a built-in set; {near}",
         )
-    if find_idx(path):
+    if find_idx(path) and not videos:
         return IdxSource(path)
-    return FolderSource(path)
+    return FolderSource(path, videos=videos)

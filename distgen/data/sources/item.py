@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from distgen.core.spec import Mode
+from distgen.data.clips import Clip
 from distgen.data.convert import Header, RejectedError, read_header
 
 MAX_FILE_BYTES = 1 << 30
@@ -25,14 +26,20 @@ _KEY_LENGTH = 64  # ustar headers hold 100 bytes of name
 
 @dataclass(frozen=True)
 class Item:
-    """One picture: its key in the tar, where it came from, its label (-1: none), its content."""
+    """One picture or clip: its key in the tar, its origin, label (-1: none) and content."""
 
     key: str
     origin: str
     label: int
-    content: Path | np.ndarray
+    content: Path | np.ndarray | Clip
     refused: str = ""
     """Why its source already knows that it cannot be used; empty where it may be."""
+
+    @property
+    def path(self) -> Path:
+        """The file that is its content."""
+        assert isinstance(self.content, Path)  # noqa: S101 - what folders give are files
+        return self.content
 
     def load(self) -> bytes | np.ndarray:
         """Encoded bytes or uint8 pixels [H, W] or [H, W, 3].
@@ -45,8 +52,8 @@ class Item:
         if isinstance(self.content, np.ndarray):
             return self.content
         try:
-            _check_file(self.content)
-            return self.content.read_bytes()
+            _check_file(self.path)
+            return self.path.read_bytes()
         except OSError as error:
             raise _unreadable(error) from error
 
@@ -61,6 +68,8 @@ class Item:
         if isinstance(self.content, np.ndarray):
             height, width = self.content.shape[:2]
             return Header(height, width, grey=self.content.ndim == 2)
+        if isinstance(self.content, Clip):
+            return self.content.header
         try:
             _check_file(self.content)
         except OSError as error:
