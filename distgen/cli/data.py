@@ -40,7 +40,9 @@ def index(
     match: Annotated[str, typer.Option(help="Which of its files are shards.")] = "*.tar",
     picture: Annotated[
         str | None,
-        typer.Option(help="Extension of the pictures, where samples have several: `left.jpg`."),
+        typer.Option(
+            help="Extension of the pictures or clips, where samples have several: `left.jpg`."
+        ),
     ] = None,
     label_key: Annotated[
         str | None,
@@ -83,7 +85,7 @@ def index(
 def inspect(
     shards: _SET,
     pictures: Annotated[
-        int, typer.Option(help="Pictures to decode for the mean and deviation.", min=1)
+        int, typer.Option(help="Pictures or clips to decode for the mean and deviation.", min=1)
     ] = 10_000,
     as_json: _JSON = False,
 ) -> None:
@@ -134,13 +136,15 @@ def preview(
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG file to write.")] = Path(
         "preview.png"
     ),
-    columns: Annotated[int, typer.Option(help="Pictures in a row.", min=1)] = 10,
+    columns: Annotated[
+        int, typer.Option(help="Pictures, or frames of a clip, in a row.", min=1)
+    ] = 10,
     rows: Annotated[int | None, typer.Option(help="Rows. Default: one for each class.")] = None,
     label: Annotated[
         str | None, typer.Option("--class", help="Show only this class, in a grid.")
     ] = None,
 ) -> None:
-    """Write a contact sheet of the pictures."""
+    """Write a contact sheet of the pictures; a clip has a row of its own."""
     from distgen.core.storage import locate
     from distgen.data.inspect import preview as preview_set
 

@@ -40,9 +40,21 @@ def build(
             "or `stretch`."
         ),
     ] = "crop",
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            help="Make clips of so many frames of videos, animated GIF, WebP and PNG, and .npy "
+            "arrays of frames. Default: pictures."
+        ),
+    ] = None,
+    stride: Annotated[
+        int, typer.Option(help="Every how many-th frame of a video is one of a clip's.")
+    ] = 1,
     split: Annotated[
         float | None,
-        typer.Option(help="Share of the pictures that becomes the split `test`; 0 for no splits."),
+        typer.Option(
+            help="Share of the pictures, or videos, that becomes the split `test`; 0 for no splits."
+        ),
     ] = None,
     image_column: Annotated[
         str | None,
@@ -104,7 +116,7 @@ def build(
     folder of Parquet files, of tars, or of pictures (a class is a first-level subfolder). All but
     IDX files and folders of pictures may be URLs, such as s3://bucket/path. Folders and files that
     are called train, test and val stay splits. Of tars and shard sets, the picture and the class
-    of each sample go into the new set, and nothing else.
+    of each sample go into the new set, and nothing else. With --frames it is a folder of videos.
 
     Messy folders are fine: orientation and colour profiles are applied, transparency goes over
     white, and what cannot be used is listed in rejected.csv with the reason. Files with the same
@@ -119,13 +131,15 @@ def build(
         from distgen.launch.build import build_on_cluster  # only here is Ray needed
 
         run = partial(build_on_cluster, address=address)
-    with progress("pictures") as show:
+    with progress("pictures" if frames is None else "clips") as show:
         built = run(
             source,
             dst,
             size=_parse_size(size),
             mode=mode,  # checked there, with the nearest choice
             fit=fit,
+            frames=frames,
+            stride=stride,
             split=split,
             options=SourceOptions(image_column, label_column, picture, label_key),
             encoding=encoding,

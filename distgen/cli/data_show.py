@@ -68,13 +68,13 @@ def show_indexed(indexed: Indexed) -> None:
     console.print(_in_short(indexed.location, manifest))
     if indexed.without_picture:
         console.print(
-            f"{indexed.without_picture:,} samples have no picture and are not in the set, such as "
-            f"{indexed.first_without}",
+            f"{indexed.without_picture:,} samples have no picture or clip and are not in the set, "
+            f"such as {indexed.first_without}",
             style="yellow",
         )
     if indexed.empty:
         console.print(
-            f"{len(indexed.empty):,} tars hold no picture and are not in the set, such as "
+            f"{len(indexed.empty):,} tars hold no picture or clip and are not in the set, such as "
             f"{indexed.empty[0]}",
             style="yellow",
         )
@@ -86,8 +86,8 @@ def _in_short(place: Location, manifest: Manifest) -> str:
     image = manifest.image
     classes = f", {image.num_classes} classes" if image.classes else ""
     return (
-        f"{place}  {manifest.num_samples:,} pictures of {image.width}x{image.height} "
-        f"{image.mode}{classes}, {len(manifest.shards)} shards"
+        f"{place}  {manifest.num_samples:,} {image.samples_text}{classes}, "
+        f"{len(manifest.shards)} shards"
     )
 
 
@@ -99,6 +99,7 @@ def built_as_json(built: Built) -> dict[str, Any]:
         "rejected": built.rejected,
         "duplicates": built.duplicates,
         "resumed_shards": built.resumed,
+        "left_out_frames": built.left_out,
         "sets": [
             {
                 "split": manifest.split,
@@ -125,10 +126,16 @@ def show_built(built: Built) -> None:
             f"{built.rejected:,} files could not be used: {built.location / REJECTED_NAME}",
             style="yellow",
         )
-    if built.duplicates:
+    if built.left_out:
         console.print(
-            f"{built.duplicates:,} files have the content of another: "
-            f"{built.location / DUPLICATES_NAME}",
+            f"{built.left_out:,} frames at the ends of videos do not fill a clip and are not in "
+            "the set"
+        )
+    if built.duplicates:
+        of_clips = any(manifest.image.frames for manifest in built.manifests.values())
+        same = "clips have the frames" if of_clips else "files have the content"
+        console.print(
+            f"{built.duplicates:,} {same} of another: {built.location / DUPLICATES_NAME}",
             style="yellow",
         )
     if built.resumed:
@@ -142,16 +149,18 @@ def show_summary(summary: Summary) -> None:
     from rich.text import Text
 
     split = f" ({summary.split})" if summary.split else ""
+    samples = "pictures" if summary.frames is None else "clips"
+    frames = "" if summary.frames is None else f"{summary.frames} frames of "
     table = Table(title=f"{summary.name}{split}", show_header=False, title_justify="left")
     rows = [
         ("place", summary.url),
         ("samples", f"{summary.samples:,}"),
         ("shards", f"{summary.shards:,}, {bytes_text(summary.bytes)}"),
         ("members", ", ".join(summary.fields)),
-        ("pictures", f"{summary.width}x{summary.height} {summary.mode}"),
+        (samples, frames + f"{summary.width}x{summary.height} {summary.mode}"),
         ("mean", ", ".join(f"{value:.2f}" for value in summary.mean)),
         ("deviation", ", ".join(f"{value:.2f}" for value in summary.std)),
-        ("measured on", f"{summary.pictures_measured:,} pictures, values 0 to 255"),
+        ("measured on", f"{summary.pictures_measured:,} {samples}, values 0 to 255"),
         ("fingerprint", summary.fingerprint[:16]),
     ]
     rows += [(f"class {name}", f"{count:,}") for name, count in summary.classes.items()]

@@ -128,10 +128,9 @@ def _open(
     data = open_shard_set(url, "train")
     held_out = open_shard_set(url, "test") if has_split(url, "test") else None
     made, found = bundle.spec, data.spec
-    if (made.height, made.width, made.mode) != (found.height, found.width, found.mode):
+    if (*made.shape, made.mode) != (*found.shape, found.mode):
         raise UsageError(
-            f"The model makes pictures of {made.width}x{made.height} {made.mode}; those of the "
-            f"shard set are {found.width}x{found.height} {found.mode}.",
+            f"The model makes {made.samples_text}; the shard set holds {found.samples_text}.",
             where=str(data.location),
             remedy="give the shard set that it was trained on: --shards PATH",
         )

@@ -40,7 +40,8 @@ def augment(
     """Pictures as training sees them at these positions.
 
     Args:
-        images_nchw: float32 in [-1, 1] or uint8, 1 or 3 channels, on any device; not changed.
+        images_nchw: float32 in [-1, 1] or uint8, 1 or 3 channels, on any device; not changed. Clips
+            are [n, T, C, H, W]: the same happens to all frames of one.
         samples_n: Places in the shard set, int64 [n].
         positions_n: At which position of the stream each comes, int64 [n]. Unlike an epoch, this
             is one number for whole sets, filtered ones and mixes alike, and never comes twice.
@@ -52,6 +53,12 @@ def augment(
     """
     if not config.enabled or not len(images_nchw):
         return images_nchw
+    if images_nchw.ndim == 5:
+        # The numbers are drawn by sample and position, so frames that share both share them all.
+        frames = images_nchw.shape[1]
+        samples, positions = np.repeat(samples_n, frames), np.repeat(positions_n, frames)
+        changed = augment(images_nchw.flatten(0, 1), samples, positions, config, seed)
+        return changed.reshape(images_nchw.shape)
     draws = draw(seed, positions_n, samples_n)
     images = _move_pixels(images_nchw, draws, config)
     if config.resamples or config.recolours:

@@ -9,12 +9,13 @@ import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from distgen.core.errors import UsageError, did_you_mean
-from distgen.core.spec import MAX_SIDE, MODES, ImageSpec, Mode
+from distgen.core.spec import MAX_SIDE, MODES, Mode
 from distgen.core.storage import Location, locate
+from distgen.data.clips import Clip
 from distgen.data.convert import (
     ENCODINGS,
     FITS,
@@ -24,6 +25,7 @@ from distgen.data.convert import (
     Target,
     convert,
 )
+from distgen.data.cut import chunk_of, cut_of, cut_videos, spec_of
 from distgen.data.index import Manifest
 from distgen.data.journal import JOURNAL_NAME, Journal, Step, digest_of
 from distgen.data.pack import SHARD_BYTES, SHARD_SAMPLES, SetWriter, check_room, replacing
@@ -48,6 +50,8 @@ class Built:
     """Files with the same content as one that came before."""
     resumed: int
     """Shards that an earlier build with the same arguments had finished."""
+    left_out: int = 0
+    """Frames at the ends of videos that do not fill a clip."""
 
     @property
     def num_samples(self) -> int:
@@ -62,6 +66,8 @@ def build(
     size: int | tuple[int, int] | None = None,
     mode: Mode | None = None,
     fit: Fit = "crop",
+    frames: int | None = None,
+    stride: int = 1,
     split: float | None = None,
     encoding: Encoding = "auto",
     quality: int = 95,
@@ -85,9 +91,13 @@ def build(
         size: Side, or (height, width), in pixels; None: the source's own.
         mode: `L` or `RGB`; None: the source's own.
         fit: How pictures of other proportions are brought to the size; see `data.convert`.
-        split: Share of the pictures that become `test`, chosen by a hash of their keys; 0 for none;
-            None: as the source prefers.
-        encoding: `png`, `jpg`, or `auto`: JPEG for what came as JPEG, PNG for the rest.
+        frames: Frames of a clip: the source is a folder of videos, animations or arrays of frames,
+            which are cut into clips; see `data.clips`. None: it holds pictures.
+        stride: Every how many-th frame of a video is taken.
+        split: Share of the pictures, or videos, that become `test`, chosen by a hash of their
+            keys; 0 for none; None: as the source prefers.
+        encoding: `png`, `jpg`, or `auto`: JPEG for what came as JPEG, PNG for the rest; clips are
+            arrays, with `auto` only.
         quality: Of the JPEGs that have to be written, 1 to 100.
         workers: Threads, or processes where these do more (see `data.processes`), that decode,
             convert and encode; None: one for each core.
@@ -101,8 +111,9 @@ def build(
 
     Raises:
         UsageError: The source, an option or the destination cannot be used.
-        DataError: Not one picture could be read, or a file that holds many cannot be.
+        DataError: Not one picture or video could be read, or a file that holds many cannot be.
     """
+    cut = cut_of(frames, stride, encoding)
     shape = (size, size) if isinstance(size, int) else size
     _check_choices(mode=(mode, MODES), fit=(fit, FITS), encoding=(encoding, ENCODINGS))
     _check_ranges(
@@ -117,7 +128,9 @@ def build(
     check_room(location, overwrite)
     report = on_progress or (lambda _stage, _done, _total: None)
     if isinstance(source, str):
-        opened = open_source(source, options, workers=workers, report=report)
+        opened = open_source(
+            source, options, videos=cut is not None, workers=workers, report=report
+        )
     else:
         opened = source
     parts = parts_of(opened, split, report)
@@ -129,12 +142,16 @@ def build(
     # To read headers is other work than to convert, and processes may pay for one of them only.
     with contextlib.nullcontext(executor) if executor else Staged(workers) as hands:
         survey = Work(hands, ahead, report)
-        height, width, mode = size_and_mode(opened, parts, shape, mode, survey)
+        left_out = 0
+        if cut is not None:
+            parts, left_out = cut_videos(parts, cut, survey)
+        height, width, mode = size_and_mode(opened, parts, shape, mode, frames, survey)
     with contextlib.ExitStack() as stack:
         work = Work(executor or stack.enter_context(Staged(workers)), ahead, report)
         _check_ranges(size=((height, width), 1, MAX_SIDE))
-        target = Target(height, width, mode, fit, encoding, quality)
-        image = ImageSpec(height=height, width=width, mode=mode, classes=opened.classes)
+        target = Target(height, width, mode, fit, encoding, quality, frames)
+        image = spec_of(target, opened.classes)
+        work = replace(work, chunk=chunk_of(image))
         digest = digest_of(
             {
                 "name": opened.name,
@@ -157,7 +174,7 @@ def build(
                     place / name if name else place,
                     name=opened.name,
                     image=image,
-                    fields=fields_of(items, encoding, labelled=bool(opened.classes)),
+                    fields=fields_of(items, target, labelled=bool(opened.classes)),
                     split=name,
                     shard_samples=shard_samples,
                     shard_bytes=shard_bytes,
@@ -179,7 +196,7 @@ def build(
     for file, rows in ((REJECTED_NAME, rejected), (DUPLICATES_NAME, duplicates)):
         if not rows:
             (location / file).remove()
-    return Built(location, manifests, len(rejected), len(duplicates), filling.resumed)
+    return Built(location, manifests, len(rejected), len(duplicates), filling.resumed, left_out)
 
 
 class _Filling:
@@ -209,7 +226,8 @@ class _Filling:
         start = self.steps[-1].items if len(self.steps) > begun else 0
         step = Step()
         work = partial(_convert, target=self._target)
-        results = self._work.in_order(writer.split or "pictures", work, items, start)
+        stage = writer.split or ("pictures" if self._target.frames is None else "clips")
+        results = self._work.in_order(stage, work, items, start)
         for position, (item, result) in enumerate(results, start):
             if isinstance(result, Rejected):
                 step.rejected.append((result.path, " ".join(result.reason.split())))
@@ -230,7 +248,7 @@ class _Filling:
         self.steps.append(step)
         rejected = [each for step in self.steps[begun:] for each in step.rejected]
         if len(rejected) == len(items):
-            raise nothing_readable([Rejected(*each) for each in rejected])
+            raise nothing_readable([Rejected(*each) for each in rejected], self._target.frames)
 
     def _finish_shard(self, writer: SetWriter, step: Step, items: int) -> Step:
         """Remember the shard that is finished, if any; returns the step that begins."""
@@ -249,12 +267,19 @@ class _Filling:
 
 
 def _convert(item: Item, target: Target) -> tuple[str, Encoded]:
-    """A digest of the content, and the picture for the shard."""
+    """A digest of the content, and the picture or clip for the shard."""
+    if isinstance(item.content, Clip) and not item.refused:
+        clip = item.content.encoded(target)
+        return _digest(clip.data), clip
     content = item.load()
     plain = (
         content if isinstance(content, bytes) else repr(content.shape).encode() + content.tobytes()
     )
-    return hashlib.blake2b(plain, digest_size=16).hexdigest(), convert(content, target)
+    return _digest(plain), convert(content, target)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _list(place: Location, header: tuple[str, str], rows: Sequence[tuple[str, str]]) -> None:

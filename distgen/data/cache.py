@@ -99,7 +99,7 @@ class MemoryCache:
         fingerprint: Whose pictures: processes that name the same set share them.
         capacity: Pictures to keep: those with an index below it. A part that stays serves a set
             that is read in epochs better than one that changes with what was read last.
-        shape: Height, width and channels.
+        shape: Height, width and channels; of clips, frames before them.
     """
 
     def __init__(self, fingerprint: str, capacity: int, shape: tuple[int, ...]) -> None:

@@ -46,10 +46,10 @@ SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
 )
 MAX_PIXELS = 178_956_970  # what Pillow takes for a decompression bomb at 3 bytes per pixel
+TOO_LARGE = f"it has more than {MAX_PIXELS:,} pixels"
 GREY_MODES = frozenset(("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N"))
 
 _EXIF_ORIENTATION = 0x0112
-_TOO_LARGE = f"it has more than {MAX_PIXELS:,} pixels"
 _WIDE_MODES = frozenset(("I", "I;16", "I;16L", "I;16B", "I;16N"))
 
 
@@ -67,11 +67,13 @@ class Target:
     fit: Fit = "crop"
     encoding: Encoding = "auto"
     quality: int = 95
+    frames: int | None = None
+    """Frames of a clip; None: these are pictures."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A picture ready for a shard: the extension of its member, and its bytes."""
+    """A picture or clip ready for a shard: the extension of its member, and its bytes."""
 
     field: str
     data: bytes
@@ -97,11 +99,10 @@ def convert(picture: bytes | np.ndarray, target: Target) -> Encoded:
     if target.encoding != "png" and _fits_already(picture, target):
         return Encoded("jpg", picture)
     try:
-        with _open(picture) as image:
+        with open_picture(picture) as image:
             lossy = image.format == "JPEG"
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            resized = resize(to_mode(colour.to_srgb(upright), target.mode), target)
+            resized = resize(to_mode(upright(image), target.mode), target)
     except RejectedError:
         raise
     except Exception as error:  # a damaged file makes Pillow's plugins raise anything
@@ -116,7 +117,7 @@ def read_header(picture: bytes | Path) -> Header:
         RejectedError: The header cannot be read.
     """
     try:
-        with _open(picture) as image:
+        with open_picture(picture) as image:
             height, width = image.height, image.width
             if _orientation(image) >= 5:  # 5 to 8 turn the picture by a quarter
                 height, width = width, height
@@ -125,6 +126,11 @@ def read_header(picture: bytes | Path) -> Header:
         raise
     except Exception as error:  # see convert
         raise RejectedError(f"its header cannot be read: {error}") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A decoded picture the way a viewer shows it: turned as its EXIF data say, in sRGB."""
+    return colour.to_srgb(ImageOps.exif_transpose(image))
 
 
 def to_mode(image: Image.Image, mode: Mode) -> Image.Image:
@@ -193,7 +199,7 @@ def _fits_already(picture: bytes, target: Target) -> bool:
     if picture[:2] != JPEG_MAGIC:
         return False
     try:
-        with _open(picture) as image:
+        with open_picture(picture) as image:
             if (image.width, image.height) != (target.width, target.height):
                 return False
             if image.mode != target.mode or _orientation(image) != 1:
@@ -207,7 +213,12 @@ def _fits_already(picture: bytes, target: Target) -> bool:
     return True
 
 
-def _open(picture: bytes | Path) -> Image.Image:
+def open_picture(picture: bytes | Path) -> Image.Image:
+    """A picture of which the header is read, in one of the known formats.
+
+    Raises:
+        RejectedError: It is none, or is absurdly large.
+    """
     if not picture:
         raise RejectedError("the file is empty")
     file = io.BytesIO(picture) if isinstance(picture, bytes) else picture
@@ -216,9 +227,9 @@ def _open(picture: bytes | Path) -> Image.Image:
     except UnidentifiedImageError as error:
         raise RejectedError("this is not a picture in a known format") from error
     except Image.DecompressionBombError as error:
-        raise RejectedError(_TOO_LARGE) from error
+        raise RejectedError(TOO_LARGE) from error
     if image.width * image.height > MAX_PIXELS:
-        raise RejectedError(_TOO_LARGE)
+        raise RejectedError(TOO_LARGE)
     return image
 
 

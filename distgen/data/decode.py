@@ -1,4 +1,4 @@
-"""Encoded pictures into preallocated uint8 arrays."""
+"""Encoded pictures and clips into preallocated uint8 arrays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from distgen.data import png
+from distgen.data import npy, png
 
 JPEG_MAGIC = b"\xff\xd8"
 
@@ -27,11 +27,15 @@ def decode_into(data: bytes | memoryview, out_hwc: np.ndarray) -> None:
     """Write the pixels of an encoded picture into `out_hwc`, C-contiguous uint8 [H, W, 1 or 3].
 
     JPEG goes through simplejpeg, plain small PNGs through `png.decode_plain`, the rest through
-    Pillow. The first and the third release the GIL while they decode.
+    Pillow. The first and the third release the GIL while they decode. A clip, for which `out_hwc`
+    is [T, H, W, 1 or 3], is copied out of its `npy`.
 
     Raises:
-        ValueError: The bytes are not a picture of that size.
+        ValueError: The bytes are not a picture, or clip, of that size.
     """
+    if out_hwc.ndim == 4:
+        npy.decode_into(data, out_hwc)
+        return
     magic = bytes(data[:2])
     if magic == JPEG_MAGIC:
         _decode_jpeg(data, out_hwc)

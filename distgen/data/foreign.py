@@ -3,13 +3,15 @@
 What belongs together are members that follow one another under one key. The key is all of a name up
 to the first dot behind the last slash, the extension is the rest in lower case, and members such as
 `__meta__` are no samples. The picture of a sample is its `jpg`, `jpeg`, `png` or `webp` member, or
-where there is none the one whose extension ends so, such as `v2.jpg`.
+where there is none the one whose extension ends so, such as `v2.jpg`. A sample without any may be a
+clip: a `npy` member that is a uint8 array [T, H, W, 1 or 3].
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +21,8 @@ import pyarrow as pa
 from PIL import Image
 
 from distgen.core.errors import DataError
-from distgen.core.spec import MAX_SIDE, Mode
+from distgen.core.spec import MAX_CLIP_BYTES, MAX_FRAMES, MAX_SIDE, Mode
+from distgen.data import npy
 from distgen.data.tars import Member, TarFile
 
 MAX_FIELDS = 64
@@ -27,6 +30,8 @@ MAX_FIELDS = 64
 MAX_PICTURE_BYTES = 64 << 20
 PICTURES = {"jpg": "jpg", "jpeg": "jpg", "png": "png", "webp": "webp"}
 """Extensions of pictures that can be streamed, and what the index calls them."""
+CLIP = "npy"
+"""Extension of clips."""
 
 _NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _META = re.compile(r"__[^/]*__($|/)")
@@ -42,7 +47,8 @@ class Rules:
     """How members become samples.
 
     Args:
-        picture: Extension of the member that is the picture; None: the only one that can be.
+        picture: Extension of the member that is the picture or the clip; None: the only one that
+            can be.
         label_key: Key in the `json` member that says the class; None: the `cls` member does.
         kinds: Extensions of pictures.
         streamed: Whether pictures have to be streamable as they are, so that they are looked at.
@@ -55,9 +61,17 @@ class Rules:
 
     def is_picture(self, extension: str) -> bool:
         """Whether a member with this extension may be the picture of a sample."""
-        if self.picture is not None:
-            return extension == self.picture
-        return extension.rpartition(".")[2] in self.kinds
+        kind = extension.rpartition(".")[2]
+        return kind in self.kinds and self.picture in (None, extension)
+
+    def is_clip(self, extension: str) -> bool:
+        """Whether a member with this extension may be the clip that a sample is."""
+        kind = extension.rpartition(".")[2]
+        return self.streamed and kind == CLIP and self.picture in (None, extension)
+
+    def head(self, name: str) -> int:
+        """Bytes that are read of the beginning of a member, whatever its size."""
+        return npy.MAX_HEADER_BYTES if self.is_clip(split_name(name)[1]) else 0
 
     def wanted(self, name: str) -> int:
         """Bytes that are read of a member, at most; 0: its content does not matter."""
@@ -89,6 +103,8 @@ class Found:
     look: Look | None = None
     labels: dict[str, str] = field(default_factory=dict)
     """Every label that samples have, and a sample that has it."""
+    no_clip: str | None = None
+    """Why an array of a sample without a picture is no clip either."""
     without_picture: int = 0
     first_without: str | None = None
 
@@ -108,15 +124,17 @@ def scan_tar(file: TarFile, rules: Rules) -> tuple[Found, pa.Table]:
     labels: list[str | None] = []
     columns: dict[str, list[Member | None]] = {}
     for sample in samples_of(file, rules):
-        extension = sample.picture(file, rules)
+        extension = sample.picture(file, rules) or sample.clip(file, rules)
         if extension is None:
+            found.no_clip = found.no_clip or sample.no_clip(file)
             found.without_picture += 1
             found.first_without = found.first_without or f"{sample.shown} in {file.where}"
             continue
         look = sample.look(file, extension)
         found.look = look.check_same(found.look)
         members = sample.plain_members()
-        members[PICTURES[extension.rpartition(".")[2]]] = sample.members[extension]
+        kind = extension.rpartition(".")[2]
+        members[PICTURES.get(kind, kind)] = sample.members[extension]
         for name, member in members.items():
             if name not in columns and len(columns) == MAX_FIELDS:
                 raise too_many_fields(file.where, columns)
@@ -142,6 +160,8 @@ class Sample:
     """The class as text."""
     looks: dict[str, Look | str] = field(default_factory=dict)
     """Of pictures that have to be streamable: size and mode, or why they are not."""
+    clips: dict[str, Look | str] = field(default_factory=dict)
+    """The same of arrays that may be clips."""
 
     @property
     def shown(self) -> str:
@@ -156,27 +176,47 @@ class Sample:
         """
         fitting = [extension for extension in self.members if rules.is_picture(extension)]
         exact = [extension for extension in fitting if extension in rules.kinds]
-        chosen = exact or fitting
+        return self._only(file, exact or fitting, "pictures")
+
+    def clip(self, file: TarFile, rules: Rules) -> str | None:
+        """Extension of the array that is the clip, of a sample without a picture, if there is one.
+
+        Raises:
+            DataError: There are several.
+        """
+        # Arrays may be anything, such as features of what is not here, unless one was asked for.
+        asked = rules.picture is not None
+        fitting = [name for name, look in self.clips.items() if asked or isinstance(look, Look)]
+        return self._only(file, [name for name in fitting if name == CLIP] or fitting, "clips")
+
+    def no_clip(self, file: TarFile) -> str | None:
+        """Why an array of this sample is no clip, if it has one."""
+        for extension, look in self.clips.items():
+            return f"{self.shown}.{extension} in {file.where} is no clip: {look}"
+        return None
+
+    def _only(self, file: TarFile, chosen: list[str], kind: str) -> str | None:
         if len(chosen) > 1:
             raise DataError(
-                f"A sample has {len(chosen)} pictures.",
+                f"A sample has {len(chosen)} {kind}.",
                 where=f"{file.where}, sample {self.shown!r}",
-                cause=f"its members {', '.join(sorted(chosen)[:8])} are all pictures",
+                cause=f"its members {', '.join(sorted(chosen)[:8])} are all {kind}",
                 remedy=f"say which one is meant: --picture {min(chosen)}",
             )
         return chosen[0] if chosen else None
 
     def look(self, file: TarFile, extension: str) -> Look:
-        """Size and mode of a picture.
+        """Size and mode of a picture or clip.
 
         Raises:
             DataError: It cannot be streamed as it is.
         """
-        look = self.looks[extension]
+        look = self.looks[extension] if extension in self.looks else self.clips[extension]
         if isinstance(look, Look):
             return look
+        kind = "picture" if extension in self.looks else "clip"
         raise DataError(
-            "A picture cannot be streamed as it is.",
+            f"A {kind} cannot be streamed as it is.",
             where=f"{file.where}, member {self.shown}.{extension}",
             cause=look,
             remedy="distgen data build SRC DST converts it, with the folder of the tars as SRC",
@@ -198,7 +238,7 @@ def samples_of(file: TarFile, rules: Rules) -> Iterator[Sample]:
         DataError: The tar is damaged, or a class cannot be read.
     """
     sample: Sample | None = None
-    for member in file.members(rules.wanted):
+    for member in file.members(rules.wanted, rules.head):
         key, extension = split_name(member.name)
         if key is None:
             continue
@@ -212,6 +252,8 @@ def samples_of(file: TarFile, rules: Rules) -> Iterator[Sample]:
         where = f"sample {sample.shown!r} in {file.where}"
         if rules.streamed and rules.is_picture(extension):
             sample.looks[extension] = look_at(member.content, where)
+        elif rules.is_clip(extension):
+            sample.clips[extension] = look_at_clip(member.content, member.size, where)
         elif extension == rules.label_extension:
             sample.label = label_of(member.content, rules.label_key, where)
     if sample is not None:
@@ -219,23 +261,27 @@ def samples_of(file: TarFile, rules: Rules) -> Iterator[Sample]:
 
 
 class Look(NamedTuple):
-    """Size and mode of a picture, and which one it is."""
+    """Size and mode of a picture, frames of a clip (None: a picture), and which one it is."""
 
     height: int
     width: int
     mode: Mode
+    frames: int | None
     where: str
 
     def check_same(self, other: Look | None) -> Look:
         """The first of two pictures, or this one.
 
         Raises:
-            DataError: They differ in size or mode.
+            DataError: They differ in size, mode or number of frames.
         """
-        if other is None or self[:3] == other[:3]:
+        if other is None or self[:4] == other[:4]:
             return other or self
+        differ = "pictures differ in size or mode"
+        if self.frames is not None or other.frames is not None:
+            differ = "samples differ in size, mode or number of frames"
         raise DataError(
-            "The pictures differ in size or mode, so they cannot be streamed as they are.",
+            f"The {differ}, so they cannot be streamed as they are.",
             where=self.where,
             cause=f"it is {self.shown}, but {other.where} is {other.shown}",
             remedy="distgen data build SRC DST converts them, with the folder of the tars as SRC",
@@ -244,7 +290,8 @@ class Look(NamedTuple):
     @property
     def shown(self) -> str:
         """Size and mode as text."""
-        return f"{self.width}x{self.height} {self.mode}"
+        frames = "" if self.frames is None else f"a clip of {self.frames} frames of "
+        return f"{frames}{self.width}x{self.height} {self.mode}"
 
 
 def look_at(data: bytes, where: str) -> Look | str:
@@ -261,7 +308,30 @@ def look_at(data: bytes, where: str) -> Look | str:
         return f"its header cannot be read: {error or type(error).__name__}"
     if max(width, height) > MAX_SIDE:
         return f"it is {width}x{height} pixels; a side has at most {MAX_SIDE}"
-    return Look(height, width, mode, where)
+    return Look(height, width, mode, None, where)
+
+
+def look_at_clip(head: bytes, size: int, where: str) -> Look | str:
+    """Size, mode and frames by the header of an array, or why it is no clip that can be streamed.
+
+    Args:
+        head: The first bytes of the member, `npy.MAX_HEADER_BYTES` of them.
+        size: Bytes of the member.
+        where: What errors call it.
+    """
+    try:
+        shape, offset = npy.read_header(head)
+    except ValueError as error:
+        return str(error)
+    text = npy.shape_text(shape)
+    if len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:
+        return f"its array is {text}; a clip is frames x height x width x 1 or 3 channels"
+    frames, height, width, channels = shape
+    if frames > MAX_FRAMES or max(height, width) > MAX_SIDE or math.prod(shape) > MAX_CLIP_BYTES:
+        return f"its array of {text} is larger than a clip may be"
+    if size - offset != math.prod(shape):
+        return f"its {size - offset:,} bytes do not make an array of {text}"
+    return Look(height, width, "L" if channels == 1 else "RGB", frames, where)
 
 
 def label_of(data: bytes, key: str | None, where: str) -> str | None:

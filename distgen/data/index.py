@@ -24,6 +24,7 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.parquet"
 PICTURE_FIELDS = ("jpg", "png", "webp")
+CLIP_FIELDS = ("npy",)
 SPLITS = ("train", "test", "val")
 
 # Row groups stay in memory up to this many rows: 64 lanes over shards of 16,384 samples, twice.
@@ -73,7 +74,7 @@ class Manifest(Config):
     fields: tuple[str, ...]
     """Extensions of the members that a sample may have, sorted."""
     image: ImageSpec
-    """Size, mode and class names."""
+    """Size, mode and class names; of clips, their number of frames."""
     num_samples: PositiveInt
     """Samples in all shards."""
     index: IndexEntry
@@ -88,6 +89,12 @@ class Manifest(Config):
         if len({shard.name for shard in self.shards}) != len(self.shards):
             raise ValueError("two shards have the same name")
         return self
+
+    @property
+    def sample_fields(self) -> tuple[str, ...]:
+        """Extensions of those members that are the picture, or the clip, of a sample."""
+        kinds = PICTURE_FIELDS if self.image.frames is None else CLIP_FIELDS
+        return tuple(field for field in kinds if field in self.fields)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -109,7 +116,7 @@ class ShardSet:
 
     @property
     def spec(self) -> ImageSpec:
-        """Size, mode and classes of its pictures."""
+        """Size, mode and classes of its pictures or clips."""
         return self.manifest.image
 
     @property
@@ -352,7 +359,7 @@ class IndexReader:
             raise self._damaged(str(error)) from error
 
     def _load(self, shard: int) -> ShardRows:
-        present = [f for f in PICTURE_FIELDS if f in self._set.manifest.fields]
+        present = self._set.manifest.sample_fields
         columns = [f"{field}.{part}" for field in present for part in ("offset", "size", "crc32")]
         table = self._read(shard, ["label", *columns])
         merged: dict[str, Any] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ INSPECTED_PICTURES = 10_000
 MAX_PREVIEW = 1024
 
 _READ_BYTES = 8 << 20
+_MEASURED_BYTES = 64 << 20  # of decoded samples, whose values take eight times as much
 _MAX_PROBLEMS = 100
 _MARGIN, _FONT_SIZE, _SMALLEST_TILE = 4, 14, 64
 
@@ -45,6 +47,7 @@ class Summary:
     height: int
     width: int
     mode: str
+    frames: int | None
     classes: dict[str, int]
     unlabelled: int
     mean: tuple[float, ...]
@@ -61,8 +64,8 @@ def inspect(
 
     Args:
         shard_set: What to look at.
-        pictures: Pictures to decode for the mean, spread evenly over the set; all where it has
-            fewer.
+        pictures: Pictures, or clips, to decode for the mean, spread evenly over the set; all where
+            it has fewer.
         on_progress: Told how many of them are done.
 
     Raises:
@@ -73,14 +76,15 @@ def inspect(
     chosen = np.linspace(0, shard_set.num_samples - 1, count, dtype=np.int64)
     total = np.zeros(spec.channels)
     squares = np.zeros(spec.channels)
-    for start in range(0, count, 1024):
-        images_nhwc, _ = read_samples(shard_set, chosen[start : start + 1024])
+    step = max(1, min(1024, _MEASURED_BYTES // math.prod(spec.shape)))
+    for start in range(0, count, step):
+        images_nhwc, _ = read_samples(shard_set, chosen[start : start + step])
         values = images_nhwc.reshape(-1, spec.channels).astype(np.float64)
         total += values.sum(axis=0)
         squares += (values**2).sum(axis=0)
         if on_progress:
-            on_progress(min(start + 1024, count), count)
-    pixels = max(1, count * spec.height * spec.width)
+            on_progress(min(start + step, count), count)
+    pixels = max(1, count * math.prod(spec.shape) // spec.channels)
     mean = total / pixels
     std = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
     labels = read_labels(shard_set)
@@ -98,6 +102,7 @@ def inspect(
         height=spec.height,
         width=spec.width,
         mode=spec.mode,
+        frames=spec.frames,
         classes=dict(zip(spec.classes, counts.tolist(), strict=False)),
         unlabelled=int((labels < 0).sum()),
         mean=tuple(round(float(value), 4) for value in mean),
@@ -248,9 +253,11 @@ def preview(
 ) -> bytes:
     """A contact sheet of the set as PNG: one row for each class, or a grid where there are none.
 
+    A clip has a row of its own: frames spread evenly from its first to its last.
+
     Args:
         shard_set: What to show.
-        columns: Pictures in a row.
+        columns: Pictures in a row, or frames of a clip, at most.
         rows: Rows; None: one for each class, else as many as columns.
         label: Show only this class, in a grid.
 
@@ -259,24 +266,30 @@ def preview(
         DataError: A picture is damaged.
     """
     spec = shard_set.spec
+    of_clips = spec.frames is not None
     by_class = label is None and spec.num_classes > 0
-    rows = rows or (min(spec.num_classes, MAX_PREVIEW // max(1, columns)) if by_class else columns)
+    if rows is None:
+        usual = max(spec.num_classes, columns) if of_clips else spec.num_classes
+        rows = min(usual, MAX_PREVIEW // max(1, columns)) if by_class else columns
     if columns < 1 or not 1 <= rows * columns <= MAX_PREVIEW:
         raise UsageError(
             f"A sheet of {columns} x {rows} pictures cannot be made.",
             remedy=f"from 1 to {MAX_PREVIEW} pictures",
         )
     labels_n = read_labels(shard_set) if spec.num_classes else np.full(shard_set.num_samples, -1)
+    in_line = 1 if of_clips else columns
     if by_class:
-        lines = [np.flatnonzero(labels_n == each)[:columns] for each in range(spec.num_classes)]
-        titles = list(spec.classes)
-        lines, titles = lines[:rows], titles[:rows]
+        lines_each = max(1, rows // spec.num_classes) if of_clips else 1
+        wanted = [(number, name, lines_each) for number, name in enumerate(spec.classes)]
     else:
-        wanted = -1 if label is None else _label_of(shard_set, label)
-        chosen = np.flatnonzero(labels_n == wanted)[: rows * columns]
-        lines = [chosen[start : start + columns] for start in range(0, len(chosen), columns)]
-        titles = [""] * len(lines)
-    return _sheet(shard_set, lines, titles)
+        wanted = [(-1 if label is None else _label_of(shard_set, label), "", rows)]
+    lines, titles = [], []
+    for number, title, most in wanted:
+        chosen = np.flatnonzero(labels_n == number)[: most * in_line]
+        starts = range(0, max(1, len(chosen)), in_line)  # a class without samples has a row too
+        lines += [chosen[start : start + in_line] for start in starts]
+        titles += [title] * len(starts)
+    return _sheet(shard_set, lines[:rows], titles[:rows], columns)
 
 
 def _label_of(shard_set: ShardSet, name: str) -> int:
@@ -290,23 +303,24 @@ def _label_of(shard_set: ShardSet, name: str) -> int:
     return classes.index(name)
 
 
-def _sheet(shard_set: ShardSet, lines: list[np.ndarray], titles: list[str]) -> bytes:
+def _sheet(shard_set: ShardSet, lines: list[np.ndarray], titles: list[str], columns: int) -> bytes:
     """Rows of pictures with their titles on the left, each picture enlarged by a whole factor."""
     spec = shard_set.spec
     factor = max(1, -(-_SMALLEST_TILE // max(spec.height, spec.width)))
     tile = (spec.width * factor, spec.height * factor)
     font = ImageFont.load_default(_FONT_SIZE)
     left = _MARGIN + max((int(font.getlength(t)) + _MARGIN for t in titles if t), default=0)
-    size = (
-        left + max((len(line) for line in lines), default=0) * (tile[0] + _MARGIN),
-        _MARGIN + len(lines) * (tile[1] + _MARGIN),
-    )
+    shown = None if spec.frames is None else _spread(spec.frames, columns)
+    width = max((len(line) for line in lines), default=0) * (1 if shown is None else len(shown))
+    size = (left + width * (tile[0] + _MARGIN), _MARGIN + len(lines) * (tile[1] + _MARGIN))
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     for row, (line, title) in enumerate(zip(lines, titles, strict=True)):
         top = _MARGIN + row * (tile[1] + _MARGIN)
         draw.text((_MARGIN, top + tile[1] // 2), title, fill="black", font=font, anchor="lm")
         images_nhwc, _ = read_samples(shard_set, line)
+        if shown is not None:
+            images_nhwc = images_nhwc[:, shown].reshape(-1, *spec.shape[1:])
         for column, pixels in enumerate(images_nhwc):
             picture = Image.fromarray(pixels[:, :, 0] if spec.channels == 1 else pixels)
             place = (left + column * (tile[0] + _MARGIN), top)
@@ -314,3 +328,8 @@ def _sheet(shard_set: ShardSet, lines: list[np.ndarray], titles: list[str]) -> b
     file = io.BytesIO()
     sheet.save(file, "PNG")
     return file.getvalue()
+
+
+def _spread(frames: int, most: int) -> np.ndarray:
+    """At most so many frames of a clip, the first and the last among them, evenly apart."""
+    return np.linspace(0, frames - 1, min(frames, most)).round().astype(np.int64)

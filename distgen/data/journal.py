@@ -6,11 +6,12 @@ the build that wrote it: its options and its source, file by file with size and 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,8 @@ class Journal:
 def digest_of(options: Mapping[str, object], parts: Mapping[str | None, Iterable[Item]]) -> str:
     """A digest of all that the bytes of a set depend on."""
     converters = {name: version(name) for name in _CONVERTERS}
+    with contextlib.suppress(PackageNotFoundError):  # without it there are no videos to decode
+        converters["av"] = version("av")
     digest = hashlib.sha256(repr(sorted({**options, **converters}.items())).encode())
     for name, items in parts.items():
         digest.update(f"{name}\n".encode())

@@ -26,9 +26,9 @@ _log = logging.getLogger(__name__)
 class Batch:
     """One rank's part of a global batch.
 
-    `images_nhwc` uint8 [n, H, W, C]; `labels_n` int64 [n], -1 where there is none; `weights_n`
-    float32 [n], 0 for padding and 1 otherwise; `indices_n` int64 [n], places in the shard set, also
-    where another sample stands in for a damaged one.
+    `images_nhwc` uint8 [n, H, W, C], of clips [n, T, H, W, C]; `labels_n` int64 [n], -1 where there
+    is none; `weights_n` float32 [n], 0 for padding and 1 otherwise; `indices_n` int64 [n], places
+    in the shard set, also where another sample stands in for a damaged one.
     """
 
     images_nhwc: np.ndarray
@@ -104,7 +104,8 @@ def read_samples(
         tolerance: What damaged samples do; those that are replaced are logged.
 
     Returns:
-        Pictures, uint8 [n, H, W, C], and labels, int64 [n], -1 where there is none.
+        Pictures, uint8 [n, H, W, C], of clips [n, T, H, W, C], and labels, int64 [n], -1 where
+        there is none.
 
     Raises:
         UsageError: An index is outside the set.

@@ -240,6 +240,7 @@ def _require_same(first: ShardSet, other: ShardSet) -> None:
     def words(spec: ImageSpec) -> Iterator[tuple[str, str]]:
         yield "size", f"{spec.width}x{spec.height}"
         yield "mode", spec.mode
+        yield "frames", "single pictures" if spec.frames is None else f"clips of {spec.frames}"
         yield "classes", ", ".join(spec.classes) or "none"
 
     for (name, here), (_, there) in zip(words(first.spec), words(other.spec), strict=True):

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from distgen.core.errors import UsageError
 from distgen.core.world import World
-from distgen.data.index import PICTURE_FIELDS, IndexReader, ShardSet, open_shard_set
+from distgen.data.index import IndexReader, ShardSet, open_shard_set
 from distgen.data.mixed import open_order
 from distgen.data.order import EpochEnd
 from distgen.data.read import SampleReader
@@ -29,7 +29,9 @@ _MAGICS = ((b"\xff\xd8", "jpg"), (b"\x89P", "png"), (b"RI", "webp"))
 
 
 class Samples:
-    """Samples as `webdataset` has them: `__key__`, `__url__`, `jpg|png|webp` and `cls` as bytes.
+    """Samples as `webdataset` has them: `__key__`, `__url__`, `cls` and the picture, as bytes.
+
+    The picture is `jpg`, `png` or `webp`; a clip is `npy`.
 
     Ranks and DataLoader workers are dealt with here, so no `split_by_node` or `split_by_worker`
     follows. A worker gives the samples of whole batches in turn: a pipeline that makes batches of
@@ -117,7 +119,7 @@ class Samples:
         samples = []
         for index, data, label in zip(indices.tolist(), encoded, labels, strict=True):
             picture = bytes(data)
-            sample = {**keys.of(index), _field(picture, self._set.manifest.fields): picture}
+            sample = {**keys.of(index), _field(picture, self._set.manifest.sample_fields): picture}
             samples.append(sample if label < 0 else {**sample, "cls": str(label).encode()})
         return samples
 
@@ -145,10 +147,10 @@ class _Keys:
 
 
 def _field(picture: bytes, fields: tuple[str, ...]) -> str:
-    present = [field for field in PICTURE_FIELDS if field in fields]
-    if len(present) == 1:
-        return present[0]
-    return next((name for magic, name in _MAGICS if picture.startswith(magic)), present[0])
+    """Which of these members the bytes are."""
+    if len(fields) == 1:
+        return fields[0]
+    return next((name for magic, name in _MAGICS if picture.startswith(magic)), fields[0])
 
 
 def _worker() -> World:

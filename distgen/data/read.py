@@ -143,8 +143,10 @@ class SampleReader:
     def decode(self, indices: np.ndarray, out_nhwc: Iterable[np.ndarray]) -> None:
         """Read and decode pictures into `out_nhwc`, uint8 [n, H, W, C] or as many [H, W, C].
 
+        Clips have a dimension [T] before these.
+
         Raises:
-            DataError: Bytes are missing, damaged, or no picture of the set's size.
+            DataError: Bytes are missing, damaged, or no picture or clip of the set's size.
         """
         for index, data, out_hwc in zip(indices, self.encoded(indices), out_nhwc, strict=True):
             try:

@@ -2,7 +2,7 @@
 
 Samples are what the `webdataset` library would read; see `data.foreign`. Pictures go to the decoder
 as they are, so they have to be of one size, grey or RGB, opaque and upright: `distgen data build`
-makes such pictures of all others.
+makes such pictures of all others. Clips have to be arrays of one shape.
 """
 
 from __future__ import annotations
@@ -25,7 +25,16 @@ from distgen.core.errors import DataError, UsageError
 from distgen.core.spec import ImageSpec
 from distgen.core.storage import Location, locate
 from distgen.data.classes import number_classes
-from distgen.data.foreign import MAX_FIELDS, PICTURES, Found, Look, Rules, scan_tar, too_many_fields
+from distgen.data.foreign import (
+    CLIP,
+    MAX_FIELDS,
+    PICTURES,
+    Found,
+    Look,
+    Rules,
+    scan_tar,
+    too_many_fields,
+)
 from distgen.data.index import MANIFEST_NAME, SHARD_NAME, Manifest, ShardEntry
 from distgen.data.output import IndexWriter
 from distgen.data.tars import TarFile
@@ -54,11 +63,11 @@ class Indexed:
     location: Location
     manifest: Manifest
     without_picture: int
-    """Samples that have no picture, so that they are not in the set."""
+    """Samples that have no picture and are no clip, so that they are not in the set."""
     first_without: str | None
     """One of them."""
     empty: tuple[str, ...]
-    """Tars without a single picture."""
+    """Tars without a single picture or clip."""
 
 
 def index(
@@ -78,7 +87,8 @@ def index(
     Args:
         url: Path or URL of the folder.
         match: Which of its files are shards, as a pattern.
-        picture: Extension of the members that are the pictures, where samples have several.
+        picture: Extension of the members that are the pictures or clips, where samples have
+            several.
         label_key: Key in the `json` members that says the class; None: `cls` members do.
         classes: Class names in label order; None: the numbers or names that samples have.
         split: What the manifest calls the part that this is: `train`, `test`, ...
@@ -178,9 +188,10 @@ def _write(
     without = [tar.found for tar in tars if tar.found.without_picture]
     if look is None:
         raise DataError(
-            "No sample in these tars has a picture that can be streamed.",
+            "No sample in these tars has a picture, or is a clip, that can be streamed.",
             where=str(location),
-            cause=f"a picture is a member .{', .'.join(PICTURES)}",
+            cause=next((tar.found.no_clip for tar in tars if tar.found.no_clip), None)
+            or f"a picture is a member .{', .'.join(PICTURES)}, a clip a member .{CLIP}",
             remedy=f"distgen data build {location} DST",
         )
     if len(fields) > MAX_FIELDS:
@@ -198,7 +209,13 @@ def _write(
         name=location.name,
         split=split,
         fields=tuple(sorted(fields)),
-        image=ImageSpec(height=look.height, width=look.width, mode=look.mode, classes=classes),
+        image=ImageSpec(
+            height=look.height,
+            width=look.width,
+            mode=look.mode,
+            classes=classes,
+            frames=look.frames,
+        ),
         num_samples=sum(tar.found.samples for tar in full),
         index=entry,
         shards=tuple(
@@ -239,10 +256,10 @@ def _final_rows(rows: pa.Table, schema: pa.Schema, numbers: dict[str, int], look
 
 def _rules(picture: str | None, label_key: str | None) -> Rules:
     extension = picture.lower().lstrip(".") if picture else None
-    if extension and extension.rpartition(".")[2] not in PICTURES:
+    if extension and extension.rpartition(".")[2] not in (*PICTURES, CLIP):
         raise UsageError(
-            f"--picture {picture!r} is no kind of picture that can be streamed.",
-            remedy=f"an extension that ends in {', '.join(PICTURES)}",
+            f"--picture {picture!r} is no kind of picture or clip that can be streamed.",
+            remedy=f"an extension that ends in {', '.join((*PICTURES, CLIP))}",
         )
     return Rules(extension, label_key)
 

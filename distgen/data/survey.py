@@ -12,7 +12,8 @@ import numpy as np
 from distgen.core.errors import DataError, UsageError
 from distgen.core.spec import Mode
 from distgen.core.storage import Location, locate
-from distgen.data.convert import FORMATS, SUFFIXES, Encoding, Header
+from distgen.data.convert import FORMATS, SUFFIXES, Header, Target
+from distgen.data.frames import SUFFIXES as VIDEO_SUFFIXES
 from distgen.data.sources import BUILTIN, Item, Source, chosen, split_of
 from distgen.data.sources.shards import ShardSetSource
 from distgen.data.work import Progress, Rejected, Work
@@ -89,6 +90,7 @@ def size_and_mode(
     parts: dict[str | None, Sequence[Item]],
     shape: tuple[int, int] | None,
     mode: Mode | None,
+    frames: int | None,
     work: Work,
 ) -> tuple[int, int, Mode]:
     """Height, width and mode: as asked for, else as the source prefers, else as its pictures are.
@@ -111,7 +113,7 @@ def size_and_mode(
                     headers[header] += 1
             before += len(items)
         if not headers:
-            raise nothing_readable(rejected)
+            raise nothing_readable(rejected, frames)
         shape = shape or _common_size(headers)
         mode = mode or ("L" if all(header.grey for header in headers) else "RGB")
     return (*shape, mode)
@@ -134,22 +136,27 @@ def _common_size(headers: Counter[Header]) -> tuple[int, int]:
     return sizes[0]
 
 
-def fields_of(items: Sequence[Item], encoding: Encoding, *, labelled: bool) -> tuple[str, ...]:
+def fields_of(items: Sequence[Item], target: Target, *, labelled: bool) -> tuple[str, ...]:
     """Extensions that members may have; with `auto` that depends on what the pictures are."""
-    pictures: tuple[str, ...] = (encoding,)
-    if encoding == "auto":
+    pictures: tuple[str, ...] = (target.encoding,)
+    if target.frames is not None:
+        pictures = ("npy",)
+    elif target.encoding == "auto":
         arrays = all(isinstance(item.content, np.ndarray) for item in items)
         pictures = ("png",) if arrays else ("jpg", "png")
     return (*(("cls",) if labelled else ()), *pictures)
 
 
-def nothing_readable(rejected: Sequence[Rejected]) -> DataError:
+def nothing_readable(rejected: Sequence[Rejected], frames: int | None) -> DataError:
     """The error that says that there is nothing to build."""
     reason, count = Counter(each.reason for each in rejected).most_common(1)[0]
+    pictures = f"pictures are {', '.join(FORMATS)}, and their files end in "
+    kind, known, suffixes = "picture", pictures, SUFFIXES
+    if frames is not None:
+        kind, known, suffixes = "video", "videos are files that end in ", VIDEO_SUFFIXES
     return DataError(
-        f"None of {len(rejected)} files could be read as a picture.",
+        f"None of {len(rejected)} files could be read as a {kind}.",
         where=rejected[0].path,
         cause=f"{reason} ({count} times)",
-        remedy=f"pictures are {', '.join(FORMATS)}, and their files end in "
-        f"{', '.join(sorted(SUFFIXES))}",
+        remedy=f"{known}{', '.join(sorted(suffixes))}",
     )

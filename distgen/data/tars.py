@@ -80,11 +80,14 @@ class TarFile:
         self._read_bytes = _READ_BYTES if whole or distant else _GLANCE_BYTES
         self._told = 0
 
-    def members(self, wanted: Callable[[str], int]) -> Iterator[Member]:
+    def members(
+        self, wanted: Callable[[str], int], heads: Callable[[str], int] = lambda _name: 0
+    ) -> Iterator[Member]:
         """The regular files in it, in the order in which they lie.
 
         Args:
             wanted: Says of a name how many bytes its content may have to be kept; 0: not kept.
+            heads: Says of a name how many of its first bytes are kept, where it is not wanted.
 
         Raises:
             DataError: It is no tar, is damaged or cut short, or a member is larger than wanted.
@@ -103,7 +106,7 @@ class TarFile:
             if header.type not in tarfile.REGULAR_TYPES:
                 # Links, folders and devices have no content, whatever their headers say.
                 if header.type not in tarfile.SUPPORTED_TYPES:
-                    self._content(size, name, keep=False)
+                    self._content(size, name, keep=0)
                 continue
             if header.type == tarfile.GNUTYPE_SPARSE or any(k in attributes for k in _SPARSE):
                 raise self.damaged(f"its member {_shown(name)} is a sparse file")
@@ -116,7 +119,7 @@ class TarFile:
                     f"its member {_shown(name)} has {size} bytes, more than the {limit} that are "
                     "read of such a member"
                 )
-            crc32, content = self._content(size, name, keep=limit > 0)
+            crc32, content = self._content(size, name, keep=limit or heads(name))
             yield Member(name, begin, size, crc32, content)
         if not self._whole:
             self._tell(self.size)
@@ -168,7 +171,7 @@ class TarFile:
             raise self.damaged(
                 f"the header before byte {self._place} claims a long name of {header.size} bytes"
             )
-        _, body = self._content(header.size, header.name, keep=True)
+        _, body = self._content(header.size, header.name, keep=header.size)
         if header.type == tarfile.XGLTYPE:
             shared.update(self._pax_records(body))
         elif header.type in _PAX:
@@ -200,8 +203,8 @@ class TarFile:
             place += length
         return records
 
-    def _content(self, size: int, name: str, *, keep: bool) -> tuple[int, bytes]:
-        """CRC-32 of the next `size` bytes, and the bytes; moves on to the next header."""
+    def _content(self, size: int, name: str, *, keep: int) -> tuple[int, bytes]:
+        """CRC-32 of the next `size` bytes, and `keep` of them; moves on to the next header."""
         self._check_reach(size, name)
         if not keep and not self._whole:
             self._place += size + -size % _BLOCK
@@ -210,8 +213,9 @@ class TarFile:
         parts = []
         for part in self._pieces(size):
             crc32 = zlib.crc32(part, crc32)
-            if keep:
-                parts.append(part)
+            if keep > 0:
+                parts.append(part[:keep])
+                keep -= len(part)
         for _ in self._pieces(-size % _BLOCK):
             pass
         return crc32, b"".join(parts)

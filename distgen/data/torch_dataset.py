@@ -20,9 +20,9 @@ _ALONE = World()
 class TorchBatch(NamedTuple):
     """One rank's part of a global batch.
 
-    `images` uint8 [n, C, H, W]; `labels` int64 [n], -1 where there is none; `weights` float32 [n],
-    0 for padding; `indices` int64 [n], places in the shard set; `images_seen`: what to go on from
-    after this batch.
+    `images` uint8 [n, C, H, W], of clips [n, T, C, H, W]; `labels` int64 [n], -1 where there is
+    none; `weights` float32 [n], 0 for padding; `indices` int64 [n], places in the shard set;
+    `images_seen`: what to go on from after this batch.
     """
 
     images: torch.Tensor
@@ -90,7 +90,7 @@ class StreamDataset(IterableDataset[TorchBatch]):
                     own = stream.position - turn.rank * self._batch_size
                     self._state = {"images_seen": own, "workers": turn.size}
                 yield TorchBatch(
-                    torch.from_numpy(batch.images_nhwc).permute(0, 3, 1, 2),
+                    torch.from_numpy(batch.images_nhwc).movedim(-1, -3),
                     torch.from_numpy(batch.labels_n),
                     torch.from_numpy(batch.weights_n),
                     torch.from_numpy(batch.indices_n),

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from distgen.data.convert import RejectedError
 from distgen.data.sources import Item, chunk_end
+from distgen.data.sources.runs import LONGEST_CHUNK
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of the stage, the items done, and the items of the stage."""
@@ -34,12 +35,14 @@ class Work:
     executor: Executor
     ahead: int
     report: Progress
+    chunk: int = LONGEST_CHUNK
+    """Items that are given to a worker at once, at most."""
 
     def in_order(
         self, stage: str, work: Callable[[Item], T], items: Sequence[Item], start: int = 0
     ) -> Iterator[tuple[Item, T | Rejected]]:
         """Items from `start` on and what `work` made of them, in order, a few chunks ahead."""
-        chunks = _chunks(items, start)
+        chunks = _chunks(items, start, self.chunk)
         pending: deque[tuple[Sequence[Item], Future[list[T | Rejected]]]] = deque()
         done = start
         try:
@@ -58,9 +61,9 @@ class Work:
                 future.cancel()
 
 
-def _chunks(items: Sequence[Item], start: int) -> Iterator[Sequence[Item]]:
+def _chunks(items: Sequence[Item], start: int, most: int) -> Iterator[Sequence[Item]]:
     while start < len(items):
-        end = chunk_end(items, start)
+        end = min(chunk_end(items, start), start + most)
         yield items[start:end]
         start = end
 

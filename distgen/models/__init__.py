@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from distgen.core.errors import UsageError
 from distgen.core.spec import ImageSpec
 from distgen.models import gan, rvae, vae
 from distgen.models.base import (
@@ -32,8 +33,15 @@ def build_networks(config: ModelConfig, spec: ImageSpec) -> dict[str, nn.Module]
     """Fresh networks of a family by name, initialised from torch's global generator.
 
     Raises:
-        UsageError: The family cannot make such pictures (their size, or no classes).
+        UsageError: The family cannot make such pictures (their size, or no classes), or these are
+            clips.
     """
+    if spec.frames is not None:
+        raise UsageError(
+            f"The model family {config.family!r} makes single pictures, not {spec.samples_text}.",
+            where="data.shards",
+            remedy="train on a set of pictures: distgen data build SRC DST, without --frames",
+        )
     return FAMILIES[config.family].build(config, spec)
 
 

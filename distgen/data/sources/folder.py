@@ -1,4 +1,4 @@
-"""Pictures as files in folders, a class in each."""
+"""Pictures or videos as files in folders, a class in each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distgen.core.errors import UsageError
-from distgen.data.convert import SUFFIXES
+from distgen.data import convert, frames
 from distgen.data.index import SPLITS
 from distgen.data.sources.files import walk
 from distgen.data.sources.item import Item, key_of, sort_items
@@ -20,6 +20,10 @@ class FolderSource:
     `test`, `val`), each is a folder of that kind. Hidden files and folders are left alone, links
     are followed, class names are sorted naturally (2 before 10).
 
+    Args:
+        path: The folder.
+        videos: Its files hold the frames of clips, not pictures.
+
     Raises:
         UsageError: There is no file in the folder.
     """
@@ -28,9 +32,10 @@ class FolderSource:
     default_mode = None
     default_split = 0.0
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, videos: bool = False) -> None:
         self.name = path.resolve().name
         self._path = path
+        self._videos = videos
         children = [child.name for child in path.iterdir() if _visible(child) and child.is_dir()]
         self.splits = tuple(s for s in SPLITS if s in children)
         if set(children) != set(self.splits) or "train" not in children:
@@ -44,7 +49,9 @@ class FolderSource:
         if not files:
             raise UsageError(
                 f"There is no file in {str(path)!r}.",
-                remedy="give a folder of Parquet files, of tars, or of pictures in class folders",
+                remedy="give a folder of videos in class folders"
+                if videos
+                else "give a folder of Parquet files, of tars, or of pictures in class folders",
             )
 
     def items(self, split: str | None, /) -> Sequence[Item]:
@@ -55,9 +62,20 @@ class FolderSource:
         for file in self._files[root]:
             label = labels.get(_class_of(root, file) or "", -1)
             key = key_of(file.relative_to(root).as_posix())
-            refusal = self._closed.get(file) or _refusal(file, label, labels)
+            refusal = self._closed.get(file) or self._refusal(file, label)
             items.append(Item(key, str(file), label, file, refusal))
         return sort_items(items)
+
+    def _refusal(self, file: Path, label: int) -> str:
+        suffix = file.suffix.lower()
+        if self._videos and suffix not in frames.SUFFIXES:
+            return f"a name that ends in {file.suffix!r} is not that of a video"
+        if not self._videos and suffix not in convert.SUFFIXES:
+            also = "; --frames makes clips of videos" if suffix in frames.SUFFIXES else ""
+            return f"a name that ends in {file.suffix!r} is not that of a picture{also}"
+        if self.classes and label < 0:
+            return "it lies outside the class folders"
+        return ""
 
 
 def _visible(path: Path) -> bool:
@@ -67,14 +85,6 @@ def _visible(path: Path) -> bool:
 def _class_of(root: Path, file: Path) -> str | None:
     parts = file.relative_to(root).parts
     return parts[0] if len(parts) > 1 else None
-
-
-def _refusal(file: Path, label: int, labels: dict[str, int]) -> str:
-    if file.suffix.lower() not in SUFFIXES:
-        return f"a name that ends in {file.suffix!r} is not that of a picture"
-    if labels and label < 0:
-        return "it lies outside the class folders"
-    return ""
 
 
 def _natural(name: str) -> tuple[object, ...]:

@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from distgen.core.spec import Mode
+from distgen.data.clips import Clip
 from distgen.data.convert import Header, RejectedError, read_header
 
 MAX_FILE_BYTES = 1 << 30
@@ -44,14 +45,20 @@ class Stored(Protocol):
 
 @dataclass(frozen=True)
 class Item:
-    """One picture: its key in the tar, where it came from, its label (-1: none), its content."""
+    """One picture or clip: its key in the tar, its origin, label (-1: none) and content."""
 
     key: str
     origin: str
     label: int
-    content: Path | np.ndarray | Stored
+    content: Path | np.ndarray | Stored | Clip
     refused: str = ""
     """Why its source already knows that it cannot be used; empty where it may be."""
+
+    @property
+    def path(self) -> Path:
+        """The file that is its content."""
+        assert isinstance(self.content, Path)  # noqa: S101 - what folders give are files
+        return self.content
 
     def load(self) -> bytes | np.ndarray:
         """Encoded bytes or uint8 pixels [H, W] or [H, W, 3].
@@ -64,6 +71,8 @@ class Item:
             raise RejectedError(self.refused)
         if isinstance(self.content, np.ndarray):
             return self.content
+        if isinstance(self.content, Clip):
+            raise TypeError("a clip is encoded frame by frame, not loaded")
         if not isinstance(self.content, Path):
             return self.content.load()
         try:
@@ -84,6 +93,8 @@ class Item:
         if isinstance(self.content, np.ndarray):
             height, width = self.content.shape[:2]
             return Header(height, width, grey=self.content.ndim == 2)
+        if isinstance(self.content, Clip):
+            return self.content.header
         if not isinstance(self.content, Path):
             return read_header(self.content.load())
         try:

@@ -65,6 +65,7 @@ def open_source(
     source: str,
     options: SourceOptions | None = None,
     *,
+    videos: bool = False,
     workers: int | None = None,
     report: _Reading | None = None,
 ) -> Source:
@@ -73,6 +74,7 @@ def open_source(
     Args:
         source: What the user wrote.
         options: How it is read.
+        videos: Clips are wanted, so that only a folder of videos on this machine will do.
         workers: Files that are opened at a time; None: one for each core, in a store 16.
         report: Told the stage `scan`, the bytes that were gone through and the bytes there are.
 
@@ -81,6 +83,9 @@ def open_source(
         DataError: A file is damaged.
     """
     options = options or SourceOptions()
+    if videos:
+        options.check("a folder of videos")
+        return _open_videos(source)
     if source in BUILTIN:
         options.check("a built-in set")
         return BUILTIN[source]()
@@ -92,6 +97,24 @@ def open_source(
         raise DataError(
             "The source cannot be read.", where=str(place), cause=f"{error}{asked}"
         ) from error
+
+
+def _open_videos(source: str) -> Source:
+    if source in BUILTIN:
+        raise UsageError(
+            f"{source!r} holds pictures, of which no clips can be made.",
+            remedy="leave out --frames, or give a folder of videos",
+        )
+    path = locate(source).local
+    if path is None:
+        raise UsageError(
+            f"Videos are read from this machine's disk, not from {source!r}.",
+            remedy="copy the folder here first; the shard set may then go to a URL",
+        )
+    if not path.is_dir():
+        what = "is a file, not a folder" if path.exists() else "does not exist"
+        raise UsageError(f"The source {source!r} {what}.", remedy="give a folder of videos")
+    return FolderSource(path, videos=True)
 
 
 def _open(

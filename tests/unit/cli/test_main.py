@@ -5,14 +5,17 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from distgen.cli.main import report
 from distgen.core.config import dump_yaml, override, parse, read_job_file
 from distgen.core.errors import UsageError
 from distgen.core.storage import locate
+from distgen.registry import write_bundle
 from distgen.training.job import TrainJob
 from distgen.training.run import RunFolder
+from tests.unit.registry.small_bundles import GAN, SPEC, state_of
 
 JOB = """
 kind: train
@@ -63,6 +66,35 @@ def test_dry_run_says_what_would_happen_and_writes_nothing(distgen, job_file, tm
     assert result.returncode == 0, result.stderr
     assert "parameters" in result.stdout
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_set_of_clips_is_refused_before_anything_is_written(distgen, job_file, tmp_path):
+    (tmp_path / "videos").mkdir()
+    for name in "ab":
+        np.save(tmp_path / "videos" / f"{name}.npy", np.zeros((8, 16, 16), np.uint8))
+    clips = str(tmp_path / "clips")
+    built = distgen("data", "build", str(tmp_path / "videos"), clips, "--frames", "4")
+    assert built.returncode == 0, built.stderr
+    for option in ("--dry-run", "scaling.workers=0"):
+        result = distgen("train", job_file, f"data.shards={clips}", option)
+        assert result.returncode == 2
+        assert "makes single pictures, not clips of 4 frames of 16x16 L" in result.stderr
+    mixed = f"data.mix=[{{shards: {clips}}}]"
+    assert "differ in frames" in distgen("train", job_file, mixed, "scaling.workers=0").stderr
+    assert not (tmp_path / "runs").exists()
+    write_bundle(
+        locate(tmp_path / "bundle"),
+        model_config=GAN,
+        spec=SPEC,
+        state=state_of(GAN, SPEC, 0),
+        card=None,
+        samples_png=None,
+        name="small",
+        images_seen=1,
+    )
+    result = distgen("evaluate", f"{tmp_path}/bundle", "--shards", clips)
+    assert result.returncode == 2
+    assert "makes pictures of 16x16 L; the shard set holds clips of 4 frames" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,32 @@ def test_a_picture_changes_alike_in_any_batch_and_on_any_number_of_ranks() -> No
             assert torch.equal(part, whole[mine])
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_same_happens_to_all_frames_of_a_clip(exact: bool) -> None:
+    images = pictures() if exact else scaled(pictures())
+    samples, epochs = np.arange(N) * 7919, np.arange(N) // 5
+    clips = torch.stack([images, images.flip(0), images], dim=1)
+    before = clips.clone()
+    changed = augment(clips, samples, epochs, EVERYTHING, seed=3)
+    assert changed.shape == clips.shape
+    assert changed.dtype == clips.dtype
+    alone = augment(images, samples, epochs, EVERYTHING, seed=3)
+    assert torch.equal(changed[:, 0], alone)
+    assert torch.equal(changed[:, 2], alone)
+    assert torch.equal(changed[:, 1], augment(images.flip(0), samples, epochs, EVERYTHING, seed=3))
+    assert torch.equal(clips, before)
+
+
+def test_clips_of_a_stream_are_changed_as_they_come() -> None:
+    clips_nthwc = torch.randint(0, 256, (4, 3, 8, 6, 3), dtype=torch.uint8)
+    places = np.arange(4)
+    seen = augment(clips_nthwc.movedim(-1, -3), places, places, EVERYTHING, seed=1)
+    plain = clips_nthwc.movedim(-1, -3).contiguous()
+    assert torch.equal(seen, augment(plain, places, places, EVERYTHING, seed=1))
+    off = augment(plain, places, places, AugmentConfig(), seed=1)
+    assert torch.equal(off, plain)
+
+
 def test_epochs_samples_and_seeds_change_pictures_differently() -> None:
     images = scaled(pictures()[:1].expand(N, -1, -1, -1))
     same = np.zeros(N, np.int64)

@@ -481,7 +481,7 @@ def test_the_command_says_what_it_made(foreign: Path, tmp_path: Path) -> None:
     assert (report["samples"], report["shards"], report["without_picture"]) == (21, 3, 3)
     shown = run("index", foreign, "--overwrite", "--classes", "x, y, z").output
     assert "21 pictures of 6x4 RGB, 3 classes, 3 shards" in shown
-    assert "3 samples have no picture" in shown
+    assert "3 samples have no picture or clip" in shown
     assert run("verify", foreign).exit_code == 0
     code, text = code_and_text(run("index", tmp_path / "nothing"))
     assert code == 2

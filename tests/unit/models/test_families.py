@@ -11,7 +11,7 @@ from torch import nn
 
 from distgen.core.errors import UsageError
 from distgen.core.spec import ImageSpec
-from distgen.models import FAMILIES, ModelConfig, Sampler, build_networks
+from distgen.models import FAMILIES, ModelConfig, Sampler, build_networks, sketch_networks
 
 CLASSES = ("coat", "bag", "boot")
 SMALL: dict[str, dict[str, Any]] = {
@@ -71,6 +71,16 @@ def test_pictures_need_not_be_square(raw):
     model: Any = networks_of(raw, spec)[FAMILIES[raw["family"]].served]
     latents, labels = inputs_for(model, 2)
     assert model.sample(latents, labels).shape == (2, 3, 16, 28)
+
+
+@every_model
+@pytest.mark.parametrize("make", [build_networks, sketch_networks])
+def test_models_of_single_pictures_refuse_clips(raw, make):
+    spec = ImageSpec(height=16, width=16, mode="L", classes=CLASSES, frames=4)
+    with pytest.raises(UsageError, match=r"single pictures, not clips of 4 frames") as error:
+        make(config_of(raw), spec)
+    assert repr(raw["family"]) in str(error.value)
+    assert "without --frames" in str(error.value)
 
 
 @every_model
