@@ -36,7 +36,8 @@ class ShardSetSource:
         place: The folder.
 
     Raises:
-        UsageError: The folders are several sets, or the splits have different classes.
+        UsageError: The folders are several sets, or the splits have different classes, or the
+            set holds clips.
         DataError: A manifest or an index is damaged.
     """
 
@@ -53,6 +54,13 @@ class ShardSetSource:
                 raise UsageError(
                     f"{str(place)!r} holds several shard sets: {', '.join(self.splits)}.",
                     remedy=f"name one of them: {place / self.splits[0]}",
+                )
+            if each.spec.frames is not None:
+                raise UsageError(
+                    "The source is a shard set of clips, and this makes sets of pictures.",
+                    where=str(each.location),
+                    remedy="make other clips of the videos: distgen data build VIDEOS DST "
+                    f"--frames {each.spec.frames}",
                 )
         first = next(iter(self._sets.values()))
         self.classes = first.spec.classes

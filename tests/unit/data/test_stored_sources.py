@@ -235,6 +235,15 @@ def test_splits_with_other_classes_are_not_one_set(made: Made, tmp_path: Path) -
         open_source(str(tmp_path / "both"))
 
 
+def test_a_set_of_clips_is_no_source_of_pictures(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    np.save(tmp_path / "src" / "a.npy", np.zeros((6, 4, 4, 3), np.uint8))
+    build(str(tmp_path / "src"), tmp_path / "clips", frames=3)
+    with pytest.raises(UsageError, match="a shard set of clips") as error:
+        build(str(tmp_path / "clips"), tmp_path / "set", size=2)
+    assert "--frames 3" in str(error.value)
+
+
 def parquet(path: Path, count: int = 60) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.table({"image": [picture(n) for n in range(count)], "label": [0] * count})
