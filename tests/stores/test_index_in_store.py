@@ -13,7 +13,7 @@ from distgen.data.inspect import verify
 from distgen.data.scan import index
 from tests.stores.conftest import Store
 from tests.stores.proxy import Fault, FaultProxy
-from tests.unit.data.test_scan import messy, write_tar
+from tests.unit.data.foreign_tars import messy, write_tar
 
 pytestmark = pytest.mark.usefixtures("impatient")
 

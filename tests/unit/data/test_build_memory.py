@@ -14,7 +14,7 @@ from PIL import Image
 
 from distgen.data import build
 
-from .test_scan import write_tar
+from .foreign_tars import write_tar
 
 FEW = 200
 

@@ -19,9 +19,9 @@ from distgen.data.inspect import inspect, preview, verify
 from distgen.data.scan import index
 from distgen.data.tars import TarFile
 
+from .foreign_tars import picture, write_tar
 from .test_clips import video
 from .test_data_commands import code_and_text, run
-from .test_scan import picture, write_tar
 
 
 def clip(value: int, shape: tuple[int, ...] = (4, 6, 8, 3)) -> bytes:

@@ -6,13 +6,11 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import webdataset
 from PIL import Image
 
 from distgen.core.errors import DataError, UsageError
@@ -25,59 +23,16 @@ from distgen.data.scan import index
 from distgen.data.tars import TarFile
 
 from .conftest import Made
-
-FORMATS = {"gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
-
-
-def picture(value: int = 0, size: tuple[int, int] = (6, 4), mode: str = "RGB", **options: Any):
-    """Bytes of a PNG, of one colour."""
-    file = io.BytesIO()
-    colour = value if mode in ("L", "P") else (value,) * len(mode)
-    image = Image.new(mode, size, colour)
-    image.save(file, **({"format": "PNG"} | options))
-    return file.getvalue()
-
-
-def write_tar(path: Path, members: Sequence[tuple[str, bytes]], kind: str = "gnu") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=FORMATS[kind]) as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
-def messy(shard: int) -> list[tuple[str, bytes]]:
-    """Members in all the ways in which people name them."""
-    deep = "/".join(["a folder.with.dots"] * 12)
-    names = [
-        ("0001", "PNG"),
-        (f"{deep}/{'long' * 60}", "png"),
-        ("dir.v1/sub/x", "Jpeg"),
-        ("./y", "png"),
-        ("ünïcode-名前-\udcff", "png"),
-        ("space here", "png"),
-        ("multi", "v2.final.png"),
-    ]
-    result: list[tuple[str, bytes]] = [("__meta__", b"x"), ("__index__/a.json", b"{}")]
-    for number, (key, extension) in enumerate(names):
-        value = 10 * shard + number
-        kind = "JPEG" if extension == "Jpeg" else "PNG"
-        result.append((f"{key}.{extension}", picture(value, format=kind)))
-        result.append((f"{key}.cls", str(number % 3).encode()))
-        if key == "0001":
-            result.append((f"{key}.seg.PNG", picture(value, (1, 1), "RGBA")))
-        result.append((f"{key}.txt", b"words" * 300))
-    result.append(("README.md", b"no sample"))
-    result.append(("Makefile", b"no extension"))
-    return result
-
-
-def webdataset_samples(folder: Path) -> list[dict[str, Any]]:
-    urls = [str(path) for path in sorted(folder.glob("*.tar"))]
-    pipeline = webdataset.WebDataset(urls, shardshuffle=False, nodesplitter=None, empty_check=False)
-    return list(pipeline)
+from .foreign_tars import (
+    FORMATS,
+    Bytes,
+    labelled,
+    messy,
+    picture,
+    turned,
+    webdataset_samples,
+    write_tar,
+)
 
 
 @pytest.fixture(params=["gnu", "pax"])
@@ -136,19 +91,6 @@ def test_places_are_those_that_tarfile_finds(foreign: Path) -> None:
             walk = TarFile(Bytes(file.read()), size, path.name)
             found = [(m.name, m.offset, m.size) for m in walk.members(lambda _name: 0)]
         assert found == expected
-
-
-class Bytes:
-    """A file in memory that counts what is read, and allows no place outside."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.read = 0
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        assert 0 <= offset <= offset + size <= len(self.data)
-        self.read += size
-        return self.data[offset : offset + size]
 
 
 def test_every_byte_is_read_once(foreign: Path) -> None:
@@ -214,21 +156,6 @@ def test_our_own_tars_indexed_again_are_the_same_set(made: Made) -> None:
     assert index(made.folder, classes=["a", "b", "c"], overwrite=True).manifest == indexed.manifest
 
 
-@pytest.mark.parametrize("kind", ["gnu", "pax"])
-def test_a_tar_cut_anywhere_is_refused_by_name(tmp_path: Path, kind: str) -> None:
-    whole = write_tar(tmp_path / "whole.tar", messy(0), kind).read_bytes()
-    end = len(whole.rstrip(b"\0"))
-    places = {0, 1, 511, 512, end} | set(range(0, end, 512)) | set(range(100, end, 1999))
-    path = tmp_path / "cut" / "one.tar"
-    path.parent.mkdir()
-    for place in places:
-        path.write_bytes(whole[:place])
-        with pytest.raises(DataError) as error:
-            index(path.parent)
-        assert str(path) in str(error.value)
-        assert sorted(each.name for each in path.parent.iterdir()) == ["one.tar"]
-
-
 def test_pictures_that_differ_are_named_both(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [("one.png", picture()), ("two.png", picture())])
     write_tar(tmp_path / "b.tar", [("three.png", picture(mode="L"))])
@@ -242,12 +169,6 @@ def test_pictures_that_differ_are_named_both(tmp_path: Path) -> None:
         index(tmp_path)
     assert "'four'" in str(error.value)
     assert "'three'" in str(error.value)
-
-
-def turned() -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return picture(exif=exif)
 
 
 @pytest.mark.parametrize(
@@ -268,15 +189,6 @@ def test_a_picture_that_needs_converting_is_named(tmp_path: Path, data: bytes, w
     assert "bad.png" in str(error.value)
     assert words in str(error.value)
     assert "distgen data build" in str(error.value)
-
-
-def labelled(labels: Sequence[str | None], extension: str = "cls") -> list[tuple[str, bytes]]:
-    members = []
-    for number, label in enumerate(labels):
-        members.append((f"{number}.png", picture()))
-        if label is not None:
-            members.append((f"{number}.{extension}", label.encode()))
-    return members
 
 
 @pytest.mark.parametrize(
@@ -337,89 +249,6 @@ def test_of_several_pictures_one_has_to_be_named(tmp_path: Path) -> None:
     assert images.max() == images.min() == 2
     with pytest.raises(UsageError, match="'txt'"):
         index(tmp_path, picture="txt", overwrite=True)
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "words"),
-    [
-        ("a.tar", b"", "it is empty"),
-        ("a.tar", b"\x1f\x8b" + bytes(range(256)) * 4, "gzip -d"),
-        ("a.tar", b"no tar at all" * 99, "it is no tar"),
-        ("a.tar", bytes(10_240), "No sample"),
-        ("a.tar.gz", b"x", "gzip -d"),
-        ("a.zip", b"x", "holds no file '*.tar'"),
-        ("a b.tar", b"x", "cannot be the name of a shard"),
-    ],
-)
-def test_what_is_no_tar_is_named(tmp_path: Path, name: str, data: bytes, words: str) -> None:
-    (tmp_path / name).write_bytes(data)
-    with pytest.raises((DataError, UsageError)) as error:
-        index(tmp_path)
-    assert words in str(error.value)
-    assert str(tmp_path) in str(error.value)
-
-
-def test_a_damaged_header_does_not_end_a_tar(tmp_path: Path) -> None:
-    """`tarfile` and with it `webdataset` would take it for the end, and lose what follows."""
-    path = write_tar(tmp_path / "a.tar", labelled(["0", "1", "2"]))
-    data = bytearray(path.read_bytes())
-    data[2 * 1024 + 3] ^= 1
-    path.write_bytes(data)
-    assert len(webdataset_samples(tmp_path)) == 1
-    with pytest.raises(DataError, match="cannot be used") as error:
-        index(tmp_path)
-    assert "header at byte 2048 is damaged" in str(error.value)
-
-
-def header(name: str, kind: bytes, size: int) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.type, info.size = kind, size
-    return info.tobuf(tarfile.GNU_FORMAT)
-
-
-def pax(record: bytes, kind: bytes = b"x") -> bytes:
-    body = b" " + record + b"\n"
-    body = str(len(body) + 2).encode() + body
-    return header("pax", kind, len(body)) + body.ljust(512, b"\0")
-
-
-def test_what_is_no_file_is_passed_as_tarfile_passes_it(tmp_path: Path) -> None:
-    """A link has no content whatever its size; a member of an unknown type has."""
-    picture_here = picture().ljust(512, b"\0")
-    size = len(picture())
-    blocks = [header("l.png", tarfile.LNKTYPE, 7000), header("d", tarfile.DIRTYPE, 700)]
-    blocks += [header("z.png", b"Z", 600), bytes(range(256)) * 4]
-    blocks += [pax(b"size=9"), header("l2.png", tarfile.SYMTYPE, 0)]
-    blocks += [header("a.png", tarfile.REGTYPE, size), picture_here, bytes(1024)]
-    (tmp_path / "a.tar").write_bytes(b"".join(blocks))
-    with tarfile.open(tmp_path / "a.tar") as tar:
-        expected = [m.offset_data for m in tar if m.isreg() and m.name == "a.png"]
-    assert index(tmp_path).manifest.num_samples == 1
-    rows = IndexReader(open_shard_set(str(tmp_path))).table(0).to_pylist()
-    assert [row["png.offset"] for row in rows] == expected
-
-
-@pytest.mark.parametrize(
-    ("start", "words"),
-    [
-        (header("a.png", tarfile.GNUTYPE_SPARSE, 0), "sparse"),
-        (pax(b"GNU.sparse.major=1") + header("a.png", tarfile.REGTYPE, 0), "sparse"),
-        (pax(b"size=-5") + header("a.png", tarfile.REGTYPE, 0), "claims '-5' bytes"),
-        (pax(b"size=" + b"9" * 30) + header("a.png", tarfile.REGTYPE, 0), "claims '999"),
-        (header("a.png", tarfile.REGTYPE, -512), "claims '-512' bytes"),
-        (header("x", tarfile.GNUTYPE_LONGNAME, 2 << 20) + bytes(3 << 20), "a long name of"),
-        (header("x", tarfile.GNUTYPE_LONGNAME, 9000) + b"a" * 9216 + header("b", b"0", 0), "9000"),
-        (header("x", tarfile.GNUTYPE_LONGNAME, 9) + bytes(512), "after the header of a long name"),
-        (header("pax", b"x", 5) + b"9 a=b".ljust(512, b"\0"), "malformed"),
-    ],
-)
-def test_headers_that_lie_are_refused_by_name(tmp_path: Path, start: bytes, words: str) -> None:
-    path = tmp_path / "a.tar"
-    path.write_bytes(start + bytes(2048))
-    with pytest.raises(DataError) as error:
-        index(tmp_path)
-    assert words in str(error.value)
-    assert str(path) in str(error.value)
 
 
 def test_an_old_manifest_is_gone_before_its_index_is(

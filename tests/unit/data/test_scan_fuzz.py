@@ -15,7 +15,7 @@ from distgen.core.errors import DataError
 from distgen.data.foreign import Rules, scan_tar
 from distgen.data.tars import TarFile
 
-from .test_scan import FORMATS, Bytes, messy, picture
+from .foreign_tars import FORMATS, Bytes, messy, picture
 
 BLOCK = 512
 

@@ -26,7 +26,7 @@ from distgen.data.sources.shards import ShardSetSource
 from distgen.data.sources.tar import TarSource
 
 from .conftest import Made
-from .test_scan import labelled, messy, picture, turned, write_tar
+from .foreign_tars import labelled, messy, picture, turned, write_tar
 
 
 def contents(folder: Path) -> dict[str, tuple[np.ndarray, int]]:
