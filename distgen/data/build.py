@@ -9,11 +9,11 @@ import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from distgen.core.errors import UsageError, did_you_mean
-from distgen.core.spec import MAX_SIDE, MODES, Mode
+from distgen.core.spec import MAX_SIDE, MODES, ImageSpec, Mode
 from distgen.core.storage import Location, locate
 from distgen.data.clips import Clip
 from distgen.data.convert import (
@@ -139,29 +139,66 @@ def build(
     workers = workers or os.cpu_count() or 1
     # A chunk in work and one waiting for each worker: memory does not grow with the pictures.
     ahead = 2 * workers
+    left_out = 0
     # To read headers is other work than to convert, and processes may pay for one of them only.
     with contextlib.nullcontext(executor) if executor else Staged(workers) as hands:
         survey = Work(hands, ahead, report)
-        left_out = 0
         if cut is not None:
             parts, left_out = cut_videos(parts, cut, survey)
         height, width, mode = size_and_mode(opened, parts, shape, mode, frames, survey)
-    with contextlib.ExitStack() as stack:
-        work = Work(executor or stack.enter_context(Staged(workers)), ahead, report)
-        _check_ranges(size=((height, width), 1, MAX_SIDE))
-        target = Target(height, width, mode, fit, encoding, quality, frames)
-        image = spec_of(target, opened.classes)
-        work = replace(work, chunk=chunk_of(image))
-        digest = digest_of(
-            {
-                "name": opened.name,
-                "image": image.model_dump_json(),
-                "target": target,
-                "limits": (shard_samples, shard_bytes),
-                "drop_duplicates": drop_duplicates,
-            },
-            parts,
+    _check_ranges(size=((height, width), 1, MAX_SIDE))
+    target = Target(height, width, mode, fit, encoding, quality, frames)
+    image = spec_of(target, opened.classes)
+    recipe = _Recipe(
+        opened.name, parts, target, image, shard_samples, shard_bytes, drop_duplicates, left_out
+    )
+    with contextlib.nullcontext(executor) if executor else Staged(workers) as hands:
+        work = Work(hands, ahead, report, chunk_of(image))
+        return _make(recipe, location, work, overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """All that the bytes of a set follow from."""
+
+    name: str
+    parts: dict[str | None, Sequence[Item]]
+    target: Target
+    image: ImageSpec
+    shard_samples: int
+    shard_bytes: int
+    drop_duplicates: bool
+    left_out: int
+
+    def digest(self) -> str:
+        """What a build that goes on has to have in common with the one that was killed."""
+        options = {
+            "name": self.name,
+            "image": self.image.model_dump_json(),
+            "target": self.target,
+            "limits": (self.shard_samples, self.shard_bytes),
+            "drop_duplicates": self.drop_duplicates,
+        }
+        return digest_of(options, self.parts)
+
+    def writer(self, place: Location, split: str | None) -> SetWriter:
+        """Writes one of the splits."""
+        items, labelled = self.parts[split], bool(self.image.classes)
+        return SetWriter(
+            place / split if split else place,
+            name=self.name,
+            image=self.image,
+            fields=fields_of(items, self.target, labelled=labelled),
+            split=split,
+            shard_samples=self.shard_samples,
+            shard_bytes=self.shard_bytes,
         )
+
+
+def _make(recipe: _Recipe, location: Location, work: Work, *, overwrite: bool) -> Built:
+    """Convert all items into a set at `location`, from where a build like this one was killed."""
+    digest = recipe.digest()
+    with contextlib.ExitStack() as stack:
         place = stack.enter_context(
             replacing(location, overwrite, lambda aside: Journal(aside, digest).is_begun())
         )
@@ -169,33 +206,23 @@ def build(
         if not journal.is_begun():
             journal.remove()
         writers = {
-            name: stack.enter_context(
-                SetWriter(
-                    place / name if name else place,
-                    name=opened.name,
-                    image=image,
-                    fields=fields_of(items, target, labelled=bool(opened.classes)),
-                    split=name,
-                    shard_samples=shard_samples,
-                    shard_bytes=shard_bytes,
-                )
-            )
-            for name, items in parts.items()
+            split: stack.enter_context(recipe.writer(place, split)) for split in recipe.parts
         }
-        filling = _Filling(target, work, journal, drop_duplicates)
-        for name, items in parts.items():
-            filling.fill(writers[name], items)
+        filling = _Filling(recipe.target, work, journal, recipe.drop_duplicates)
+        for split, items in recipe.parts.items():
+            filling.fill(writers[split], items)
         # The lists come before the manifests: a set that is there is complete.
         rejected = [each for step in filling.steps for each in step.rejected]
         duplicates = [each for step in filling.steps for each in step.duplicates]
         _list(place / REJECTED_NAME, ("path", "reason"), rejected)
         _list(place / DUPLICATES_NAME, ("path", "same_as"), duplicates)
-        manifests = {name: writer.commit() for name, writer in writers.items()}
+        manifests = {split: writer.commit() for split, writer in writers.items()}
         journal.remove()
     (location / JOURNAL_NAME).remove()  # of a build in place that was killed at its very end
     for file, rows in ((REJECTED_NAME, rejected), (DUPLICATES_NAME, duplicates)):
         if not rows:
             (location / file).remove()
+    left_out = recipe.left_out
     return Built(location, manifests, len(rejected), len(duplicates), filling.resumed, left_out)
 
 
