@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
+# Tests without Ray use one core each; those with Ray use all cores by themselves.
+SIDE_BY_SIDE := --numprocesses logical --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo lint format unit test test-slow test-gpu bench clean
@@ -37,12 +39,12 @@ format: $(STAMP) ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix
 
 unit: $(STAMP) ## The tests that need no Ray
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest $(SIDE_BY_SIDE) tests/unit tests/stores
 
-test: lint ## Everything that must hold: lint, unit tests, tests on a local Ray cluster
-	$(BIN)/pytest
+test: lint unit ## Everything that must hold: lint, unit tests, tests on a local Ray cluster
+	$(BIN)/pytest tests/ray
 
-test-slow: $(STAMP) ## Tests that take more than a minute each
+test-slow: $(STAMP) ## Tests that take about a minute each
 	$(BIN)/pytest -m slow
 
 test-gpu: $(STAMP) ## Tests that need a CUDA device; they need no Ray

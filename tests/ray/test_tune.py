@@ -75,6 +75,7 @@ def test_asha_ends_the_worse_trial_and_the_best_becomes_a_job_file_that_trains(
     assert again == outcome, "a finished search is only read"
 
 
+@pytest.mark.slow
 def test_interrupted_search_goes_on_where_it_was(make_job: MakeJob, tmp_path: Path) -> None:
     job = make_search(
         make_job,
