@@ -130,10 +130,10 @@ class SubstitutingReader:
             sound = self._sound(indices)
             try:
                 return self._reader.decode(sound, out)
-            except SampleError as error:
+            except SampleError:
                 found = [*self._damaged(np.unique(sound), out[0])]
                 if not found:  # it was damaged a moment ago, as by a store that is being written
-                    raise error
+                    raise
                 for sample in found:
                     self._add(sample)
 

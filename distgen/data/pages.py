@@ -79,17 +79,17 @@ class Pages:
         Raises:
             Whatever fetching them raised.
         """
-        parts = []
-        for number in _numbers(start, stop):
-            with self._lock:
-                page = self._pages.get((shard, number))
-                if page is None:
-                    self._make_room()
-                    page = self._begin(shard, number, shard_bytes)
-                page.expected -= 1
-                self._pages.move_to_end((shard, number))
-            parts.append(_part(page, number, start, stop))
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+        def page_of(number: int) -> _Page:
+            page = self._pages.get((shard, number))
+            if page is None:
+                self._make_room()
+                page = self._begin(shard, number, shard_bytes)
+            page.expected -= 1
+            self._pages.move_to_end((shard, number))
+            return page
+
+        return self._joined(start, stop, page_of)
 
     def read_again(self, shard: int, start: int, stop: int, shard_bytes: int) -> bytes | memoryview:
         """What `read` gave with wrong bytes; its pages are fetched once more, for all readers.
@@ -97,16 +97,16 @@ class Pages:
         Raises:
             Whatever fetching them raised.
         """
-        parts = []
-        for number in _numbers(start, stop):
-            with self._lock:
-                page = self._pages.get((shard, number))
-                if page is None or not page.fresh:
-                    expected = 0 if page is None else page.expected
-                    page = self._begin(shard, number, shard_bytes, fresh=True)
-                    page.expected = expected
-            parts.append(_part(page, number, start, stop))
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+        def page_of(number: int) -> _Page:
+            page = self._pages.get((shard, number))
+            if page is None or not page.fresh:
+                expected = 0 if page is None else page.expected
+                page = self._begin(shard, number, shard_bytes, fresh=True)
+                page.expected = expected
+            return page
+
+        return self._joined(start, stop, page_of)
 
     def expect_nothing(self) -> None:
         """Take back all that was expected, because the reader has moved elsewhere."""
@@ -118,6 +118,15 @@ class Pages:
         """Forget all pages, and wait for those that are being fetched."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._pages.clear()
+
+    def _joined(self, start: int, stop: int, page_of: Callable[[int], _Page]) -> bytes | memoryview:
+        """These bytes of the pages that `page_of` gives by their numbers, while it has the lock."""
+        parts = []
+        for number in _numbers(start, stop):
+            with self._lock:
+                page = page_of(number)
+            parts.append(_part(page, number, start, stop))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _begin(self, shard: int, number: int, shard_bytes: int, *, fresh: bool = False) -> _Page:
         first = number * PAGE_BYTES
