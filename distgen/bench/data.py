@@ -24,11 +24,11 @@ from PIL import Image
 
 from distgen.core.spec import Mode
 from distgen.data import ShardSet, Stream, build, open_shard_set
-from distgen.data.cache import Cache
-from distgen.data.convert import Encoding
-from distgen.data.decode import decode_into
-from distgen.data.read import SampleReader
-from distgen.data.sources.item import Item, Source, hashed
+from distgen.data.building.convert import Encoding
+from distgen.data.building.sources.item import Item, Source, hashed
+from distgen.data.formats.decode import decode_into
+from distgen.data.keeping.cache import Cache
+from distgen.data.streaming.read import SampleReader
 
 _OCTAVES = (2, 4, 8, 16, 32, 64, 128)
 _JPEG_QUALITY = 92  # about 17 KB for a synthetic picture of 256x256

@@ -18,7 +18,7 @@ import numpy as np
 
 from distgen.core.errors import UsageError
 from distgen.core.world import World
-from distgen.data.order import Order
+from distgen.data.streaming.order import Order
 
 LIMIT_S = 1.0
 LIMIT_MB = 300.0

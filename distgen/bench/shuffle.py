@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from distgen.data.order import Order
 from distgen.data.quality import (
     adjacent_correlation,
     chi_squared_of_positions,
     shards_per_batch,
 )
+from distgen.data.streaming.order import Order
 
 Shuffle = Callable[[int], np.ndarray]
 """The samples of an epoch, in the order in which they come."""

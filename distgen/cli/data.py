@@ -61,7 +61,7 @@ def index(
     as_json: _JSON = False,
 ) -> None:
     """Make tars of another tool a shard set, without changing them."""
-    from distgen.data.scan import index as index_tars
+    from distgen.data.building.scan import index as index_tars
 
     with progress("bytes") as show:
         indexed = index_tars(

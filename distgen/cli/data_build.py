@@ -123,7 +123,7 @@ def build(
     content are listed in duplicates.csv. A build that was killed goes on when it is run again.
     """
     from distgen.data import build as build_here
-    from distgen.data.sources import SourceOptions
+    from distgen.data.building.sources import SourceOptions
 
     run: Callable[..., Built] = build_here
     address = address or os.environ.get("RAY_ADDRESS")

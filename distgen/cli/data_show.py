@@ -11,8 +11,8 @@ from distgen.cli.console import bytes_text, console, err_console, print_table
 if TYPE_CHECKING:
     from distgen.core.storage import Location
     from distgen.data import Built, Manifest
+    from distgen.data.building.scan import Indexed
     from distgen.data.inspect import Summary
-    from distgen.data.scan import Indexed
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def built_as_json(built: Built) -> dict[str, Any]:
 
 def show_built(built: Built) -> None:
     """Tell what was built, and what was left out."""
-    from distgen.data.build import DUPLICATES_NAME, REJECTED_NAME
+    from distgen.data.building.build import DUPLICATES_NAME, REJECTED_NAME
 
     for manifest in built.manifests.values():
         place = built.location / manifest.split if manifest.split else built.location

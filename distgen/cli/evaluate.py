@@ -89,7 +89,7 @@ def _measure(
     import torch
 
     from distgen.cli.progress import LiveDisplay
-    from distgen.data.bad import Tolerance
+    from distgen.data.streaming.bad import Tolerance
     from distgen.metrics.card import evaluate_card
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,6 +1,7 @@
 """Shard sets: building them, and streaming them in an order that ranks do not change."""
 
-from distgen.data.build import Built, build
+from distgen.data.building.build import Built, build
+from distgen.data.building.pack import SetWriter
 from distgen.data.config import DataConfig
 from distgen.data.index import (
     Manifest,
@@ -9,9 +10,8 @@ from distgen.data.index import (
     open_shard_set,
     splits_of,
 )
-from distgen.data.loader import Batch, read_labels, read_samples
-from distgen.data.pack import SetWriter
-from distgen.data.stream import Stream
+from distgen.data.streaming.loader import Batch, read_labels, read_samples
+from distgen.data.streaming.stream import Stream
 
 __all__ = [
     "Batch",

@@ -14,9 +14,9 @@ from pydantic import (
 )
 
 from distgen.core.config import Config
-from distgen.data.bad import BAD_BUDGET, OnError, Tolerance
-from distgen.data.cache import CACHE_BUDGET_MIB, Cache
-from distgen.data.disk import DISK_GIB
+from distgen.data.keeping.cache import CACHE_BUDGET_MIB, Cache
+from distgen.data.keeping.disk import DISK_GIB
+from distgen.data.streaming.bad import BAD_BUDGET, OnError, Tolerance
 from distgen.data.view import FilterConfig
 
 

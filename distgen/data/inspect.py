@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from distgen.core.errors import DataError, UsageError, did_you_mean
 from distgen.core.storage import Location, sha256_of
 from distgen.data.index import INDEX_NAME, IndexReader, ShardSet
-from distgen.data.loader import read_labels, read_samples
+from distgen.data.streaming.loader import read_labels, read_samples
 
 INSPECTED_PICTURES = 10_000
 MAX_PREVIEW = 1024

@@ -17,9 +17,9 @@ import pyarrow as pa
 from distgen.core.errors import UsageError
 from distgen.core.world import World
 from distgen.data.index import IndexReader, ShardSet, open_shard_set
-from distgen.data.mixed import open_order
-from distgen.data.order import EpochEnd
-from distgen.data.read import SampleReader
+from distgen.data.streaming.mixed import open_order
+from distgen.data.streaming.order import EpochEnd
+from distgen.data.streaming.read import SampleReader
 
 Sample = dict[str, object]
 

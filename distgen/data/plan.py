@@ -15,15 +15,15 @@ import numpy as np
 
 from distgen.core.errors import UsageError, did_you_mean
 from distgen.data.index import INDEX_CACHE_ROWS, INDEX_WHOLE_BYTES, ShardSet
-from distgen.data.mixed import Pictures
-from distgen.data.order import Order, shape_of
-from distgen.data.pages import CONNECTIONS, PAGE_BYTES
 from distgen.data.quality import (
     adjacent_correlation,
     chi_squared_of_positions,
     shards_per_batch,
 )
-from distgen.data.read import READ_AHEAD_MIB
+from distgen.data.streaming.mixed import Pictures
+from distgen.data.streaming.order import Order, shape_of
+from distgen.data.streaming.pages import CONNECTIONS, PAGE_BYTES
+from distgen.data.streaming.read import READ_AHEAD_MIB
 
 _MIB = 1 << 20
 _SHARD_BYTES = 256 * _MIB  # what `distgen data build` writes

@@ -11,8 +11,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from distgen.core.errors import UsageError
 from distgen.core.world import World
 from distgen.data.index import open_shard_set
-from distgen.data.mixed import Pictures
-from distgen.data.stream import Stream
+from distgen.data.streaming.mixed import Pictures
+from distgen.data.streaming.stream import Stream
 
 _ALONE = World()
 

@@ -14,9 +14,9 @@ import ray.data
 
 from distgen.core.errors import UsageError, did_you_mean
 from distgen.core.storage import Location, locate
-from distgen.data.convert import Target, encode
+from distgen.data.building.convert import Target, encode
+from distgen.data.building.pack import SetWriter, check_room, replacing
 from distgen.data.index import Manifest
-from distgen.data.pack import SetWriter, check_room, replacing
 from distgen.launch.cluster import connect
 from distgen.launch.places import fitting_workers, wait_for_place
 from distgen.registry.bundle import load_bundle

@@ -16,9 +16,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from distgen.core.errors import DistgenError, UsageError
 from distgen.core.storage import locate
 from distgen.data import Built, build
-from distgen.data.processes import outcome
-from distgen.data.sources import BUILTIN
-from distgen.data.sources.idx import find_idx
+from distgen.data.building.processes import outcome
+from distgen.data.building.sources import BUILTIN
+from distgen.data.building.sources.idx import find_idx
 from distgen.launch.cluster import connect
 from distgen.launch.places import fitting_workers, wait_for_place
 

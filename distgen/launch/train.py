@@ -17,8 +17,8 @@ from ray.train.torch import TorchTrainer
 
 from distgen.core.errors import DistgenError, PreemptedError, TrainingError, UsageError
 from distgen.core.storage import Location, locate
-from distgen.data.mixed import Pictures
 from distgen.data.plan import sharing_advice
+from distgen.data.streaming.mixed import Pictures
 from distgen.launch.cluster import Connection, Room, connect, slots
 from distgen.launch.faults import GiveUpOnKnownErrors, root_cause, unwrap
 from distgen.launch.network import InterfaceTorchConfig

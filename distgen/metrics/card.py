@@ -14,7 +14,7 @@ from torch import nn
 from distgen.core.config import Config
 from distgen.core.world import World
 from distgen.data import ShardSet
-from distgen.data.bad import Tolerance
+from distgen.data.streaming.bad import Tolerance
 from distgen.metrics import likelihood
 from distgen.metrics.cache import CACHE, ArrayCache
 from distgen.metrics.features import EXTRACTORS, ExtractorName

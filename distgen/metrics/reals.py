@@ -14,8 +14,8 @@ from distgen.core.errors import UsageError
 from distgen.core.seeding import derive
 from distgen.core.storage import sha256_of
 from distgen.data import ShardSet, read_samples
-from distgen.data.bad import Tolerance
-from distgen.data.read import SampleReader
+from distgen.data.streaming.bad import Tolerance
+from distgen.data.streaming.read import SampleReader
 from distgen.metrics.cache import ArrayCache
 from distgen.metrics.features import (
     EXTRACTORS,

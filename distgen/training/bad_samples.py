@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distgen.data.bad import BadSample, Tolerance
+from distgen.data.streaming.bad import BadSample, Tolerance
 from distgen.training.collective import Collective
 from distgen.training.run import RunFolder
 

@@ -17,8 +17,8 @@ import torch
 from distgen.core.config import dump_yaml, flatten, parse, parse_yaml
 from distgen.core.errors import UsageError
 from distgen.core.storage import Location
-from distgen.data.bad import BadSample
-from distgen.data.mixed import Pictures, open_data
+from distgen.data.streaming.bad import BadSample
+from distgen.data.streaming.mixed import Pictures, open_data
 from distgen.models import sketch_networks
 from distgen.training.job import TrainJob
 

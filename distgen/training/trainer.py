@@ -16,8 +16,8 @@ from distgen.core.seeding import derive
 from distgen.core.storage import Location
 from distgen.core.world import World
 from distgen.data import Batch, Stream, has_split, open_shard_set
-from distgen.data.augment import augment
-from distgen.data.mixed import open_data
+from distgen.data.streaming.augment import augment
+from distgen.data.streaming.mixed import open_data
 from distgen.metrics.card import Card, evaluate_card
 from distgen.models import FAMILIES, build_networks
 from distgen.objectives import build_objective

@@ -43,7 +43,7 @@ from PIL import Image
 from distgen.core.spec import ImageSpec
 from distgen.core.storage import locate
 from distgen.data import SetWriter
-from distgen.data.png import encode_plain
+from distgen.data.formats.png import encode_plain
 from distgen.data.quality import adjacent_correlation, chi_squared_of_positions
 
 SIDE = Path(__file__).with_name("data_peers_side.py")

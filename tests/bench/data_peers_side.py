@@ -250,7 +250,7 @@ def measure_speed(root: Path, args: argparse.Namespace) -> dict[str, float]:
 
 def measure_bare(root: Path, args: argparse.Namespace) -> dict[str, float]:
     """Threads that decode bytes in RAM, each into one batch's array of its own."""
-    from distgen.data.decode import decode_into
+    from distgen.data.formats.decode import decode_into
 
     pictures = [path.read_bytes() for path in sorted((root / "files").iterdir())]
     shape = DECODERS["pillow"](pictures[0]).shape

@@ -13,7 +13,7 @@ from distgen.core.errors import DataError, UsageError
 from distgen.data import build
 from distgen.launch.build import Tasks, build_on_cluster, check_seen
 from distgen.launch.cluster import Connection
-from tests.unit.data.test_stored_sources import any_source, everything
+from tests.unit.data.building.test_stored_sources import any_source, everything
 
 OPTIONS = {"size": 8, "split": 0.3, "shard_samples": 10}
 

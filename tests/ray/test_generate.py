@@ -17,7 +17,7 @@ from distgen.core.errors import DistgenError, UsageError
 from distgen.core.spec import ImageSpec
 from distgen.core.storage import Location, locate
 from distgen.data import Stream, open_shard_set, read_samples
-from distgen.data.pack import SetWriter
+from distgen.data.building.pack import SetWriter
 from distgen.generate.batch import generate
 from distgen.launch import places
 from distgen.models import GANConfig, build_networks

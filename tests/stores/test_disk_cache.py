@@ -11,7 +11,9 @@ import pytest
 
 from distgen.core.config import parse
 from distgen.core.world import World
-from distgen.data import Stream, open_shard_set, page_folder, pages
+from distgen.data import Stream, open_shard_set
+from distgen.data.keeping import page_folder
+from distgen.data.streaming import pages
 from distgen.training.job import TrainJob
 from distgen.training.local import train_here
 from tests.stores.conftest import Store

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from distgen.core.errors import DataError
-from distgen.data import Stream, open_shard_set, pages
+from distgen.data import Stream, open_shard_set
+from distgen.data.streaming import pages
 from tests.stores.conftest import BUCKET, Store
 from tests.stores.proxy import Fault, FaultProxy, Request
 from tests.unit.data.conftest import Made

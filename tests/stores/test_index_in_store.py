@@ -9,8 +9,8 @@ import pytest
 
 from distgen.core.errors import DataError
 from distgen.data import open_shard_set, read_samples
+from distgen.data.building.scan import index
 from distgen.data.inspect import verify
-from distgen.data.scan import index
 from tests.stores.conftest import Store
 from tests.stores.proxy import Fault, FaultProxy
 from tests.unit.data.foreign_tars import messy, write_tar

@@ -14,7 +14,7 @@ from distgen.core.storage import locate
 from distgen.data import build
 from tests.stores.conftest import BUCKET, Store
 from tests.stores.proxy import Fault, FaultProxy
-from tests.unit.data.test_stored_sources import any_source, cut_short, everything
+from tests.unit.data.building.test_stored_sources import any_source, cut_short, everything
 
 pytestmark = pytest.mark.usefixtures("impatient")
 

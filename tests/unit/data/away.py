@@ -11,9 +11,9 @@ from pyarrow import fs
 
 from distgen.core.storage import Location, Ranges
 from distgen.data import Stream
-from distgen.data.disk import DiskCache
 from distgen.data.index import ShardSet
-from distgen.data.page_folder import PageFolder
+from distgen.data.keeping.disk import DiskCache
+from distgen.data.keeping.page_folder import PageFolder
 
 from .conftest import Made
 

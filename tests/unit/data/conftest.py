@@ -12,8 +12,9 @@ from hypothesis import settings
 
 from distgen.core.spec import ImageSpec
 from distgen.core.storage import locate
-from distgen.data import SetWriter, ShardSet, open_shard_set, stream
-from distgen.data.png import encode_plain
+from distgen.data import SetWriter, ShardSet, open_shard_set
+from distgen.data.formats.png import encode_plain
+from distgen.data.streaming import stream
 
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("untimed", deadline=None)

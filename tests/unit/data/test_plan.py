@@ -14,10 +14,10 @@ from distgen.core.errors import UsageError
 from distgen.core.storage import locate
 from distgen.core.world import World
 from distgen.data.index import Manifest, ShardSet
-from distgen.data.mixed import Pictures, mix
-from distgen.data.order import Order
-from distgen.data.pages import PAGE_BYTES
 from distgen.data.plan import Costs, Workload, costs_from, plan, reads, sharing_advice
+from distgen.data.streaming.mixed import Pictures, mix
+from distgen.data.streaming.order import Order
+from distgen.data.streaming.pages import PAGE_BYTES
 
 from .conftest import Made
 from .test_data_commands import code_and_text

@@ -16,8 +16,8 @@ from torch import nn
 from distgen.core.errors import DataError, UsageError
 from distgen.core.world import World
 from distgen.data import open_shard_set
-from distgen.data.bad import Tolerance
 from distgen.data.index import IndexReader
+from distgen.data.streaming.bad import Tolerance
 from distgen.metrics import reals
 from distgen.metrics.cache import ArrayCache
 from distgen.metrics.card import Card, EvaluationConfig, evaluate_card

@@ -8,8 +8,8 @@ import pytest
 from distgen.core.errors import DataError, PreemptedError
 from distgen.core.world import World
 from distgen.data import open_shard_set
-from distgen.data.bad import BadSample, Tolerance
 from distgen.data.index import IndexReader
+from distgen.data.streaming.bad import BadSample, Tolerance
 from distgen.metrics.card import evaluate_card
 from distgen.training import trainer
 from distgen.training.bad_samples import BadSamples

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from distgen.core.errors import DataError, PreemptedError, TrainingError
 from distgen.core.storage import locate
 from distgen.data import build, open_shard_set
-from distgen.data.augment import augment
 from distgen.data.config import AugmentConfig, MixEntry
-from distgen.data.mixed import open_data
+from distgen.data.streaming.augment import augment
+from distgen.data.streaming.mixed import open_data
 from distgen.data.view import FilterConfig
 from distgen.registry.bundle import load_bundle
 from distgen.training import checkpoint, trainer

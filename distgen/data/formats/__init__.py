@@ -1,0 +1,1 @@
+"""What files hold: tars, arrays, and encoded pictures and clips."""

@@ -1,0 +1,1 @@
+"""Samples in an order that ranks do not change: read, checked, decoded and delivered."""
