@@ -214,7 +214,7 @@ def _gan_step(job: TrainJob, networks: Mapping[str, nn.Module]) -> Step:
     ddp_generator, ddp_discriminator = _ddp(generator), _ddp(discriminator)
     for_generator, for_discriminator = _adam(generator, job), _adam(discriminator, job)
     average = _Average(generator)
-    latent_dim = int(job.model.latent_dim)
+    latent_dim: int = generator.latent_dim  # type: ignore[assignment]
     r1 = float(getattr(job.objective, "r1", 1.0))
     r2 = float(getattr(job.objective, "r2", 1.0))
 
@@ -251,7 +251,7 @@ def _gan_step(job: TrainJob, networks: Mapping[str, nn.Module]) -> Step:
 def _elbo_step(job: TrainJob, networks: Mapping[str, nn.Module]) -> Step:
     model = networks["model"]
     ddp_model, optimizer, average = _ddp(model), _adam(model, job), _Average(model)
-    latent_dim = int(job.model.latent_dim)
+    latent_dim: int = model.latent_dim  # type: ignore[assignment]
 
     def step(images: Tensor, _: Tensor) -> None:
         noise = LatentNoise(torch.rand_like(images), torch.randn(len(images), latent_dim))

@@ -12,7 +12,7 @@ from distgen.core.seeding import derive
 from distgen.metrics.ranks import Ranks
 from distgen.metrics.reals import PictureSet
 from distgen.metrics.scores import Part
-from distgen.models import LatentVariableModel, Posterior
+from distgen.models import LatentVariableModel
 
 BLOCK = 8
 """Pictures weighed together; part of no result, but equal blocks make equal bits on any ranks."""
@@ -67,7 +67,7 @@ def importance_bounds(
     device = images_nchw.device
     uniforms = torch.stack([_uniforms(i, images_nchw.shape[1:]) for i in indices]).to(device)
     observed = model.observe(images_nchw, uniforms)
-    posterior = model.encode(observed)
+    encoding = model.encode(observed)
     generators = [_generator(derive(seed, "importance samples", int(i))) for i in indices]
     passes = []
     for start in range(0, samples, _SAMPLES_PER_PASS):
@@ -75,7 +75,7 @@ def importance_bounds(
         normals = torch.stack(
             [torch.randn(size, model.latent_dim, generator=g) for g in generators]
         ).to(device)
-        passes.append(_log_weights(model, observed, posterior, normals))
+        passes.append(_log_weights(model, observed, encoding, normals))
     log_weights_nk = torch.cat(passes, dim=1).double().cpu()
     bound_n = torch.logsumexp(log_weights_nk, dim=1) - math.log(samples)
     return torch.stack([bound_n, log_weights_nk.mean(dim=1)], dim=1)
@@ -124,17 +124,18 @@ def summarise(bounds_n2: Tensor, dimensions: int, samples: int, split: str) -> L
 
 
 def _log_weights(
-    model: LatentVariableModel, observed_nchw: Tensor, posterior: Posterior, normals_nkd: Tensor
+    model: LatentVariableModel,
+    observed_nchw: Tensor,
+    encoding: tuple[Tensor, ...],
+    normals_nkd: Tensor,
 ) -> Tensor:
     """Log weights log p(x|z) + log p(z) - log q(z|x) for k samples of each picture, `[n, k]`."""
     count, per_picture, _ = normals_nkd.shape
-    repeated = Posterior(*(part.repeat_interleave(per_picture, dim=0) for part in posterior))
-    latents = repeated.sample(normals_nkd.flatten(0, 1))
-    log_weights = (
-        model.log_likelihood(observed_nchw.repeat_interleave(per_picture, dim=0), latents)
-        + model.log_prior(latents)
-        - repeated.log_prob(latents)
+    observed, *parts = (
+        rows.repeat_interleave(per_picture, dim=0) for rows in (observed_nchw, *encoding)
     )
+    terms = model.terms(observed, tuple(parts), normals_nkd.flatten(0, 1))
+    log_weights = terms.log_likelihood_n + terms.log_prior_n - terms.log_posterior_n
     return log_weights.view(count, per_picture)
 
 

@@ -16,7 +16,6 @@ from distgen.models.base import (
     LatentNoise,
     LatentTerms,
     LatentVariableModel,
-    Posterior,
     Sampler,
 )
 from distgen.models.gan import GANConfig
@@ -36,13 +35,16 @@ def build_networks(config: ModelConfig, spec: ImageSpec) -> dict[str, nn.Module]
         UsageError: The family cannot make such pictures (their size, or no classes), or these are
             clips.
     """
-    if spec.frames is not None:
+    family = FAMILIES[config.family]
+    if family.clips != (spec.frames is not None):
+        made, frames = ("clips", "with") if family.clips else ("single pictures", "without")
         raise UsageError(
-            f"The model family {config.family!r} makes single pictures, not {spec.samples_text}.",
+            f"The model family {config.family!r} makes {made}, not {spec.samples_text}.",
             where="data.shards",
-            remedy="train on a set of pictures: distgen data build SRC DST, without --frames",
+            remedy=f"train on a set of {made.split()[-1]}: distgen data build SRC DST, "
+            f"{frames} --frames",
         )
-    return FAMILIES[config.family].build(config, spec)
+    return family.build(config, spec)
 
 
 def sketch_networks(config: ModelConfig, spec: ImageSpec) -> dict[str, nn.Module]:
@@ -63,7 +65,6 @@ __all__ = [
     "LatentTerms",
     "LatentVariableModel",
     "ModelConfig",
-    "Posterior",
     "RVAEConfig",
     "Sampler",
     "VAEConfig",

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor, nn
 
 from distgen.core.config import Config
 from distgen.core.spec import ImageSpec
-
-_LOG_TWO_PI = math.log(2.0 * math.pi)
 
 
 @dataclass(frozen=True)
 class Family:
     """A model family: how it is configured, how it is built, and what of it is served."""
 
+    title: str
+    """What people call it, as in `a class-conditional <title>`."""
     config: type[Config]
     """The family's section of a job file."""
     build: Callable[[Any, ImageSpec], dict[str, nn.Module]]
     """Fresh networks by name, initialised from torch's global generator (seed it before)."""
     served: str
     """Name of the network that is averaged (EMA), bundled and sampled."""
+    clips: bool = False
+    """Whether it makes clips [n, time, channels, height, width]; other families make pictures."""
 
 
 @runtime_checkable
@@ -56,7 +56,7 @@ class LatentNoise(NamedTuple):
     uniforms_nchw: Tensor
     """Uniform in [0, 1), shaped like the pictures: binarises or dequantises them."""
     normals_nd: Tensor
-    """Standard normal [n, latent_dim]: the posterior's reparameterisation."""
+    """Standard normal [n, latent_dim]: the reparameterisation of all latents."""
 
 
 class LatentTerms(NamedTuple):
@@ -73,34 +73,7 @@ class LatentTerms(NamedTuple):
     log_posterior_n: Tensor
     """log q(z|x) [n]."""
     kl_nd: Tensor
-    """KL(q(z|x) || p(z)) in closed form, by latent dimension [n, latent_dim]."""
-
-
-class Posterior(NamedTuple):
-    """q(z|x): a diagonal Gaussian for each picture."""
-
-    mean_nd: Tensor
-    log_scale_nd: Tensor
-    """Logarithm of the standard deviation [n, latent_dim]."""
-
-    def sample(self, normals_nd: Tensor) -> Tensor:
-        """Latents [n, d] from standard normal numbers (reparameterised, so gradients flow)."""
-        return self.mean_nd + normals_nd * self.log_scale_nd.exp()
-
-    def log_prob(self, latents_nd: Tensor) -> Tensor:
-        """Log density q(z|x) [n] in nats."""
-        normals_nd = (latents_nd - self.mean_nd) * (-self.log_scale_nd).exp()
-        return (standard_normal_log_prob(normals_nd) - self.log_scale_nd).sum(1)
-
-    def kl_nd(self) -> Tensor:
-        """KL to the standard normal prior, by dimension (Kingma & Welling 2014, appendix B)."""
-        second_moment_nd = self.mean_nd.square() + (2.0 * self.log_scale_nd).exp()
-        return 0.5 * (second_moment_nd - 1.0) - self.log_scale_nd
-
-
-def standard_normal_log_prob(values: Tensor) -> Tensor:
-    """Elementwise log density of the standard normal, in nats."""
-    return -0.5 * (values.square() + _LOG_TWO_PI)
+    """KL(q || p) in closed form given the latents drawn before, by dimension [n, latent_dim]."""
 
 
 class Likelihood(Protocol):
@@ -119,73 +92,39 @@ class Likelihood(Protocol):
         ...
 
 
-class LatentVariableModel(nn.Module):
-    """p(x|z) p(z) with an inference network q(z|x); z is standard normal (Kingma & Welling 2014).
+@runtime_checkable
+class LatentVariableModel(Protocol):
+    """p(x|z) p(z) with an inference network q(z|x), for one latent vector or a hierarchy of them.
 
-    To weigh many samples of one posterior, `observe` and `encode` once, then call
-    `log_likelihood` for as many latents at a time as memory allows.
-
-    Args:
-        encoder: Observed pictures [n, c, h, w] to posterior parameters [n, 2 * latent_dim].
-        decoder: Latents [n, latent_dim] to the likelihood's inputs [n, c, h, w].
-        likelihood: A module that is a `Likelihood`.
-        latent_dim: Size of z.
+    All randomness enters as standard normal numbers [n, latent_dim]: the posterior turns them
+    into its latents, as the prior does in `Sampler.sample`. To weigh many samples of one
+    posterior, `observe` and `encode` once, repeat the rows of both, and call `terms` for as many
+    of them at a time as memory allows.
     """
 
-    num_classes = 0
-
-    def __init__(
-        self, encoder: nn.Module, decoder: nn.Module, likelihood: nn.Module, latent_dim: int
-    ) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-        self.likelihood = likelihood
-        self.latent_dim = latent_dim
+    latent_dim: int
+    """Standard normal numbers that one picture takes, over all groups."""
+    latent_groups: tuple[int, ...]
+    """How these are divided: sizes of layers or time steps in the order in which they are drawn."""
 
     def observe(self, images_nchw: Tensor, uniforms_nchw: Tensor) -> Tensor:
         """Pictures in [-1, 1] as the likelihood sees them: binarised, or dequantised."""
-        return self._likelihood.observe(images_nchw, uniforms_nchw)
+        ...
 
-    def encode(self, observed_nchw: Tensor) -> Posterior:
-        """q(z|x) for observed pictures."""
-        mean_nd, raw_nd = self.encoder(observed_nchw).float().chunk(2, dim=1)
-        # A soft limit: no scale below e^-7, none above e^7, and a gradient everywhere.
-        return Posterior(mean_nd, 7.0 * torch.tanh(raw_nd / 7.0))
+    def encode(self, observed_nchw: Tensor) -> tuple[Tensor, ...]:
+        """What q(z|x) needs to know of each picture; row i of every tensor is picture i's."""
+        ...
 
-    def log_likelihood(self, observed_nchw: Tensor, latents_nd: Tensor) -> Tensor:
-        """Log probability p(x|z) [n] in nats, float32; row i of both arguments belongs together."""
-        return self._likelihood.log_prob(self.decoder(latents_nd).float(), observed_nchw)
-
-    def log_prior(self, latents_nd: Tensor) -> Tensor:
-        """Log density p(z) [n] in nats."""
-        return standard_normal_log_prob(latents_nd).sum(1)
-
-    def forward(self, images_nchw: Tensor, noise: LatentNoise) -> LatentTerms:
-        """The terms of the bound for pictures in [-1, 1], with one posterior sample each."""
-        observed_nchw = self.observe(images_nchw, noise.uniforms_nchw)
-        posterior = self.encode(observed_nchw)
-        latents_nd = posterior.sample(noise.normals_nd)
-        return LatentTerms(
-            log_likelihood_n=self.log_likelihood(observed_nchw, latents_nd),
-            log_prior_n=self.log_prior(latents_nd),
-            log_posterior_n=posterior.log_prob(latents_nd),
-            kl_nd=posterior.kl_nd(),
-        )
-
-    def sample(self, latents_nd: Tensor, labels_n: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """The expected pictures [n, c, h, w] in [-1, 1] under p(x|z)."""
-        return self._likelihood.mean(self.decoder(latents_nd).float())
+    def terms(
+        self, observed_nchw: Tensor, encoding: tuple[Tensor, ...], normals_nd: Tensor
+    ) -> LatentTerms:
+        """The terms of the bound with one posterior sample each; rows of all belong together."""
+        ...
 
     def reconstruct(self, images_nchw: Tensor, labels_n: Tensor | None = None) -> Tensor:
-        """Pictures in [-1, 1] decoded from the posterior's mean; no noise is drawn.
+        """Pictures in [-1, 1] decoded from the posterior's mean; no noise is drawn."""
+        ...
 
-        The encoder sees the middle of what `observe` would give: a pixel is on where it is more
-        likely on than off.
-        """
-        observed_nchw = self.observe(images_nchw, torch.full_like(images_nchw, 0.5))
-        return self.sample(self.encode(observed_nchw).mean_nd, labels_n)
-
-    @property
-    def _likelihood(self) -> Likelihood:
-        return cast(Likelihood, self.likelihood)
+    def __call__(self, images_nchw: Tensor, noise: LatentNoise) -> LatentTerms:
+        """The terms for pictures in [-1, 1]: `observe`, `encode` and `terms` in one."""
+        ...

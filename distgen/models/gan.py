@@ -110,4 +110,6 @@ def build(config: GANConfig, spec: ImageSpec) -> dict[str, nn.Module]:
     }
 
 
-FAMILY = Family(config=GANConfig, build=build, served="generator")
+FAMILY = Family(
+    title="generative adversarial network", config=GANConfig, build=build, served="generator"
+)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distgen.models.base import standard_normal_log_prob
+from distgen.models.gaussians import standard_normal_log_prob
 
 LikelihoodName = Literal["bernoulli", "gaussian"]
 

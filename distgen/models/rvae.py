@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from distgen.core.config import Config
 from distgen.core.spec import ImageSpec
-from distgen.models.base import Family, LatentVariableModel
+from distgen.models.base import Family
 from distgen.models.layers import activate, linear
 from distgen.models.likelihoods import LikelihoodName, build_likelihood
+from distgen.models.single import SingleLatentModel
 
 
 class RVAEConfig(Config):
@@ -146,7 +147,7 @@ def build(config: RVAEConfig, spec: ImageSpec) -> dict[str, nn.Module]:
     features = spec.channels * spec.width
     encoder = SequenceEncoder(features, config.width, 2 * config.latent_dim)
     decoder = SequenceDecoder(config.latent_dim, config.width, config.clock_features, features)
-    model = LatentVariableModel(
+    model = SingleLatentModel(
         RowEncoder(encoder),
         RowDecoder(decoder, spec),
         build_likelihood(config.likelihood),
@@ -155,4 +156,6 @@ def build(config: RVAEConfig, spec: ImageSpec) -> dict[str, nn.Module]:
     return {"model": model}
 
 
-FAMILY = Family(config=RVAEConfig, build=build, served="model")
+FAMILY = Family(
+    title="recurrent variational autoencoder", config=RVAEConfig, build=build, served="model"
+)

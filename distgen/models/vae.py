@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from distgen.core.config import Config
 from distgen.core.spec import ImageSpec
-from distgen.models.base import Family, LatentVariableModel
+from distgen.models.base import Family
 from distgen.models.layers import Contract, Expand, Pyramid, linear, pyramid_for
 from distgen.models.likelihoods import LikelihoodName, build_likelihood
+from distgen.models.single import SingleLatentModel
 
 
 class VAEConfig(Config):
@@ -53,7 +54,7 @@ def build(config: VAEConfig, spec: ImageSpec) -> dict[str, nn.Module]:
         UsageError: The pictures' size does not fit.
     """
     pyramid = pyramid_for(spec)
-    model = LatentVariableModel(
+    model = SingleLatentModel(
         Encoder(config, spec, pyramid),
         Expand(config.latent_dim, spec.channels, pyramid, config.width, config.blocks, F.silu),
         build_likelihood(config.likelihood),
@@ -62,4 +63,4 @@ def build(config: VAEConfig, spec: ImageSpec) -> dict[str, nn.Module]:
     return {"model": model}
 
 
-FAMILY = Family(config=VAEConfig, build=build, served="model")
+FAMILY = Family(title="variational autoencoder", config=VAEConfig, build=build, served="model")

@@ -7,7 +7,6 @@ from typing import Annotated
 from pydantic import Field
 
 from distgen.core.errors import UsageError
-from distgen.models import ModelConfig
 from distgen.objectives.adversarial import (
     Adversarial,
     HingeConfig,
@@ -39,23 +38,28 @@ def default_objective(family: str) -> AnyObjective | None:
     return next((kind() for kind in KINDS.values() if family in kind.families), None)
 
 
-def build_objective(config: AnyObjective, model_config: ModelConfig) -> Objective:
+def build_objective(config: AnyObjective, family: str, latent_dim: int) -> Objective:
     """The objective of a job.
+
+    Args:
+        config: The job's objective.
+        family: The family of the networks that it trains.
+        latent_dim: Standard normal numbers that one picture of theirs takes.
 
     Raises:
         UsageError: This kind of objective does not train this family.
     """
-    if model_config.family not in config.families:
-        fitting = [name for name, kind in KINDS.items() if model_config.family in kind.families]
+    if family not in config.families:
+        fitting = [name for name, kind in KINDS.items() if family in kind.families]
         raise UsageError(
-            f"The objective {config.kind!r} does not train the family {model_config.family!r}.",
+            f"The objective {config.kind!r} does not train the family {family!r}.",
             where="objective.kind",
             cause=f"{config.kind!r} is for: {', '.join(config.families)}",
             remedy=f"choose one of: {', '.join(fitting)}",
         )
     if isinstance(config, ELBOConfig):
-        return ELBO(config, model_config.latent_dim)
-    return Adversarial(config, model_config.latent_dim)
+        return ELBO(config, latent_dim)
+    return Adversarial(config, latent_dim)
 
 
 __all__ = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -37,15 +37,18 @@ class Noise:
     global_batch: int
     """Rows of the batch over all ranks."""
     device: torch.device
+    part: int = 0
+    parts: int = 1
+    """A rank's rows come in this many parts, of which this is one."""
 
     def normal(self, purpose: str, *shape: int) -> Tensor:
-        """Standard normal numbers [local batch, *shape], float32, on the device."""
+        """Standard normal numbers [local rows, *shape], float32, on the device."""
         return self._rows(
             torch.randn(self.global_batch, *shape, generator=self._generator("normal", purpose))
         )
 
     def uniform(self, purpose: str, *shape: int) -> Tensor:
-        """Uniform numbers in [0, 1) [local batch, *shape], float32, on the device."""
+        """Uniform numbers in [0, 1) [local rows, *shape], float32, on the device."""
         return self._rows(
             torch.rand(self.global_batch, *shape, generator=self._generator("uniform", purpose))
         )
@@ -54,7 +57,8 @@ class Noise:
         return torch.Generator().manual_seed(derive(self.seed, kind, purpose, self.images_seen))
 
     def _rows(self, values: Tensor) -> Tensor:
-        return values[self.world.rank :: self.world.size].contiguous().to(self.device)
+        mine = values[self.world.rank :: self.world.size][self.part :: self.parts]
+        return mine.contiguous().to(self.device)
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,18 @@ class TrainBatch:
     noise: Noise
     images_seen: int
     """The clock before this batch: schedules read it."""
+
+    def split(self, parts: int) -> list[TrainBatch]:
+        """Parts of equal length: every `parts`-th row, as ranks take every `size`-th."""
+        return [
+            TrainBatch(
+                images_nchw=self.images_nchw[part::parts],
+                labels_n=None if self.labels_n is None else self.labels_n[part::parts],
+                noise=replace(self.noise, part=part, parts=parts),
+                images_seen=self.images_seen,
+            )
+            for part in range(parts)
+        ]
 
 
 class Objective(Protocol):

@@ -6,13 +6,9 @@ import shlex
 from typing import NamedTuple
 
 from distgen.metrics.card import Card
+from distgen.models import FAMILIES, sketch_networks
 from distgen.registry.layout import SAMPLES, BundleConfig
 
-_FAMILIES = {
-    "gan": "generative adversarial network",
-    "vae": "variational autoencoder",
-    "rvae": "recurrent variational autoencoder",
-}
 _FIGURES = (
     ("frechet_distance", "Fréchet distance", "lower"),
     ("precision", "precision", "higher"),
@@ -107,7 +103,7 @@ def render_readme(config: BundleConfig, card: Card | None, *, has_samples: bool)
         "from distgen.registry import load_bundle",
         "",
         'bundle = load_bundle(locate("."))',
-        f"latents = torch.randn(16, {config.model.latent_dim})",
+        f"latents = torch.randn(16, {_latent_dim(config)})",
         _python_call(config),
         "```",
         "",
@@ -117,10 +113,16 @@ def render_readme(config: BundleConfig, card: Card | None, *, has_samples: bool)
     return "\n".join(parts)
 
 
+def _latent_dim(config: BundleConfig) -> int:
+    served = FAMILIES[config.model.family].served
+    networks = sketch_networks(config.model, config.image)
+    return int(networks[served].latent_dim)  # type: ignore[arg-type]
+
+
 def _description(config: BundleConfig, card: Card | None) -> str:
     image = config.image
     colour = "grey" if image.mode == "L" else "colour"
-    kind = _FAMILIES.get(config.model.family, config.model.family)
+    kind = FAMILIES[config.model.family].title
     conditional = "A class-conditional" if _is_conditional(config) else "A"
     data = f", trained on {card.data.name}" if card else ""
     text = (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -53,6 +54,15 @@ class Collective:
             name: DistributedDataParallel(network, gradient_as_bucket_view=True, **CONSTANT_BUFFERS)
             for name, network in networks.items()
         }
+
+    @contextmanager
+    def apart(self, replicas: Iterable[nn.Module], *, unsynchronised: bool) -> Iterator[None]:
+        """Where asked for, let the replicas keep inside what their ranks add to gradients."""
+        with ExitStack() as stack:
+            for replica in replicas if unsynchronised else ():
+                if isinstance(replica, DistributedDataParallel):
+                    stack.enter_context(replica.no_sync())
+            yield
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Element-wise sum over ranks, in host memory."""

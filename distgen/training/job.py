@@ -31,6 +31,8 @@ class TrainingConfig(Config):
     """Length of the run, in images seen."""
     batch_size: PositiveInt = 128
     """Images per step over all ranks."""
+    accumulate: PositiveInt = 1
+    """Parts into which a rank's share of a step is divided, one after the other, to save memory."""
     learning_rate: PositiveFloat = 2e-4
     """Adam's step size after warm-up."""
     betas: tuple[DecayRate, DecayRate] = (0.0, 0.99)
@@ -112,13 +114,14 @@ class TrainJob(Config):
                 f"objective.kind {self.objective.kind!r} trains {families}, "
                 f"not model.family {self.model.family!r}"
             )
-        workers = max(1, self.scaling.workers)
-        batch = self.training.batch_size
-        if batch % workers:
-            below, above = batch // workers * workers, -(-batch // workers) * workers
+        workers, parts = max(1, self.scaling.workers), self.training.accumulate
+        batch, unit = self.training.batch_size, workers * parts
+        if batch % unit:
+            below, above = batch // unit * unit, -(-batch // unit) * unit
             near = " or ".join(str(size) for size in (below, above) if size)
+            times = f" times training.accumulate {parts}" if parts > 1 else ""
             raise ValueError(
-                f"training.batch_size {batch} does not divide by scaling.workers {workers}, "
+                f"training.batch_size {batch} does not divide by scaling.workers {workers}{times}, "
                 f"and unequal ranks would weigh pictures unequally; use {near}"
             )
         return self

@@ -40,11 +40,11 @@ class Meters:
         self._paused_s = 0.0
         self._since = time.perf_counter()
 
-    def add(self, phase: str, logs: Mapping[str, torch.Tensor]) -> None:
-        """Add one phase's terms; tensors are neither copied to the host nor waited for."""
+    def add(self, phase: str, logs: Mapping[str, torch.Tensor], *, weight: float = 1.0) -> None:
+        """Add a phase's terms, `weight` of a step's; nothing is copied to the host."""
         for name, value in logs.items():
             key = f"{phase}/{name}"
-            value = value.detach().float()
+            value = value.detach().float() * weight
             self._sums[key] = self._sums[key] + value if key in self._sums else value
 
     def step(self, images: int) -> None:

@@ -32,6 +32,7 @@ CHANGEABLE = (
     "data.cache",  # and its limits
     "data.on_error",
     "data.bad_budget",
+    "training.accumulate",
     "training.images",
     "training.checkpoint_every",
     "training.evaluate_every",

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -15,19 +14,18 @@ from distgen.core.errors import DataError, PreemptedError, TrainingError
 from distgen.core.seeding import derive
 from distgen.core.storage import Location
 from distgen.core.world import World
-from distgen.data import Batch, Stream, has_split, open_shard_set
-from distgen.data.streaming.augment import augment
+from distgen.data import Batch, has_split, open_shard_set
 from distgen.data.streaming.mixed import open_data
 from distgen.metrics.card import Card, evaluate_card
 from distgen.models import FAMILIES, build_networks
 from distgen.objectives import build_objective
-from distgen.objectives.base import Noise, TrainBatch
 from distgen.registry.bundle import write_bundle
 from distgen.training import checkpoint, curves, samples
 from distgen.training.allocator import keep_freed_memory
 from distgen.training.bad_samples import BadSamples
 from distgen.training.collective import Collective
 from distgen.training.ema import EMA
+from distgen.training.inputs import open_stream, to_device
 from distgen.training.job import TrainJob
 from distgen.training.meters import Meters, Reading
 from distgen.training.optim import build_optimizers, learning_rate_at, set_learning_rate
@@ -69,7 +67,11 @@ class Trainer:
         }
         self.served = self.networks[FAMILIES[job.model.family].served]
         self.ema = EMA(self.served, job.training.ema_half_life)
-        self.objective = build_objective(job.objective, job.model)
+        self.objective = build_objective(
+            job.objective,
+            job.model.family,
+            int(self.served.latent_dim),  # type: ignore[arg-type]
+        )
         self.optimizers = build_optimizers(self.objective.phases, self.networks, job.training)
         self.meters = Meters(device)
         self.bad_samples = BadSamples(
@@ -104,7 +106,9 @@ class Trainer:
         config = self.job.training
         if self.collective.agree(self._owes_a_card()):
             self._evaluate()
-        with self._stream() as stream:
+        with open_stream(
+            self.job, self.pictures, self.world, self.images_seen, self.bad_samples.add
+        ) as stream:
             batches = iter(stream)
             while self.images_seen < config.images:
                 with self.meters.waiting():
@@ -117,7 +121,15 @@ class Trainer:
     def step(self, batch: Batch) -> None:
         """One step on one global batch: each phase of the objective once, then the average."""
         config = self.job.training
-        inputs = self._inputs(batch)
+        inputs = to_device(
+            batch,
+            self.job,
+            self.world,
+            self.device,
+            self.images_seen,
+            with_labels=bool(self.spec.classes),
+        )
+        parts = inputs.split(config.accumulate)
         rate = learning_rate_at(config, self.images_seen)
         for phase in self.objective.phases:
             optimizer = self.optimizers[phase.name]
@@ -128,56 +140,20 @@ class Trainer:
                 name: (self.replicas if name in phase.networks else self.networks)[name]
                 for name in self.networks
             }
-            with self._precision():
-                loss, logs = self.objective.loss(phase, networks, inputs)
-            # Exactly one backward: DDP synchronises gradients once per backward, and silently
-            # leaves those of a second one unsynchronised.
-            loss.backward()  # type: ignore[no-untyped-call]
+            for number, part in enumerate(parts, start=1):
+                # Gradients of all parts add up, and are synchronised with the last one's.
+                trained = [networks[name] for name in phase.networks]
+                with self.collective.apart(trained, unsynchronised=number < len(parts)):
+                    with self._precision():
+                        loss, logs = self.objective.loss(phase, networks, part)
+                    # Exactly one backward: DDP synchronises gradients once per backward, and
+                    # silently leaves those of a second one unsynchronised.
+                    (loss / len(parts)).backward()  # type: ignore[no-untyped-call]
+                self.meters.add(phase.name, logs, weight=1.0 / len(parts))
             optimizer.step()
-            self.meters.add(phase.name, logs)
         self.images_seen += config.batch_size
         self.meters.step(config.batch_size)
         self.ema.update(self.served, config.batch_size, self.images_seen)
-
-    def _inputs(self, batch: Batch) -> TrainBatch:
-        config = self.job.training
-        images = torch.from_numpy(batch.images_nhwc)
-        labels = torch.from_numpy(batch.labels_n)
-        if self.device.type == "cuda":
-            images, labels = images.pin_memory(), labels.pin_memory()
-        images = images.to(self.device, non_blocking=True)
-        # NHWC bytes seen as NCHW are channels_last already.
-        images = images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-        mine = np.arange(self.world.rank, config.batch_size, self.world.size)
-        positions = self.images_seen + mine
-        images = augment(images, batch.indices_n, positions, self.job.data.augment, config.seed)
-        return TrainBatch(
-            images_nchw=images,
-            labels_n=labels.to(self.device, non_blocking=True) if self.spec.classes else None,
-            noise=Noise(config.seed, self.images_seen, self.world, config.batch_size, self.device),
-            images_seen=self.images_seen,
-        )
-
-    def _stream(self) -> Stream:
-        data, config = self.job.data, self.job.training
-        return Stream(
-            self.pictures,
-            batch_size=config.batch_size,
-            world=self.world,
-            seed=config.seed,
-            start=self.images_seen,
-            lanes=data.lanes,
-            shuffle_window=data.shuffle_window,
-            decode_threads=data.decode_threads,
-            prefetch_batches=data.prefetch_batches,
-            cache=data.cache,
-            cache_budget_mib=data.cache_budget_mib,
-            cache_dir=data.cache_dir,
-            cache_disk_gib=data.cache_disk_gib,
-            on_error=data.on_error,
-            bad_budget=data.bad_budget,
-            on_bad=self.bad_samples.add,
-        )
 
     def _precision(self) -> AbstractContextManager[Any]:
         wanted = self.job.training.precision

@@ -14,7 +14,8 @@ from distgen.data import open_shard_set
 from distgen.metrics.likelihood import importance_bounds, measure, summarise
 from distgen.metrics.ranks import Ranks
 from distgen.metrics.reals import choose_pictures
-from distgen.models import LatentVariableModel, VAEConfig, build_networks
+from distgen.models import VAEConfig, build_networks
+from distgen.models.single import SingleLatentModel
 
 LATENT, SIDE, SCALE = 2, 3, 0.7
 
@@ -60,14 +61,14 @@ class RoughEncoder(nn.Module):
 
 
 @pytest.fixture
-def linear_gaussian() -> LatentVariableModel:
+def linear_gaussian() -> SingleLatentModel:
     torch.manual_seed(0)
     decoder = LinearDecoder()
-    return LatentVariableModel(RoughEncoder(decoder, 1.3), decoder, GaussianPixels(), LATENT).eval()
+    return SingleLatentModel(RoughEncoder(decoder, 1.3), decoder, GaussianPixels(), LATENT).eval()
 
 
 @torch.no_grad()
-def exact_log_likelihood(model: LatentVariableModel, images: torch.Tensor) -> torch.Tensor:
+def exact_log_likelihood(model: SingleLatentModel, images: torch.Tensor) -> torch.Tensor:
     weight, bias = model.decoder.map.weight, model.decoder.map.bias
     covariance = weight @ weight.T + SCALE**2 * torch.eye(SIDE * SIDE)
     return torch.distributions.MultivariateNormal(bias, covariance).log_prob(images.flatten(1))

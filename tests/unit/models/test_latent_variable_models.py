@@ -25,6 +25,7 @@ from distgen.models.rvae import (
     images_of,
     rows_of,
 )
+from distgen.models.single import SingleLatentModel
 
 SPEC = ImageSpec(height=16, width=16, mode="L")
 CONFIGS = [
@@ -56,12 +57,11 @@ def test_the_terms_are_one_sample_of_the_bound(config):
     noise = noise_for(images)
     terms = model(images, noise)
     observed = model.observe(images, noise.uniforms_nchw)
-    posterior = model.encode(observed)
-    latents = posterior.sample(noise.normals_nd)
-    assert terms.kl_nd.shape == (5, 4)
-    torch.testing.assert_close(terms.log_likelihood_n, model.log_likelihood(observed, latents))
-    torch.testing.assert_close(terms.log_prior_n, model.log_prior(latents))
-    torch.testing.assert_close(terms.log_posterior_n, posterior.log_prob(latents))
+    parts = model.terms(observed, model.encode(observed), noise.normals_nd)
+    assert terms.kl_nd.shape == (5, model.latent_dim)
+    assert sum(model.latent_groups) == model.latent_dim
+    for whole, part in zip(terms, parts, strict=True):
+        torch.testing.assert_close(whole, part)
 
 
 @every_config
@@ -77,14 +77,21 @@ def test_the_closed_form_kl_is_the_mean_of_its_samples(config):
 
 @every_config
 @torch.no_grad()
-def test_likelihoods_can_be_weighed_in_chunks_of_samples(config):
+def test_samples_of_one_posterior_can_be_weighed_in_chunks(config):
     model, images = model_of(config), torch.rand(2, 1, 16, 16) * 2 - 1
     observed = model.observe(images, torch.rand(images.shape))
-    latents = torch.randn(6, 4)
-    repeated = observed.repeat_interleave(3, dim=0)
-    whole = model.log_likelihood(repeated, latents)
-    chunks = [model.log_likelihood(repeated[i : i + 2], latents[i : i + 2]) for i in (0, 2, 4)]
-    torch.testing.assert_close(whole, torch.cat(chunks))
+    normals = torch.randn(6, model.latent_dim)
+    rows = [part.repeat_interleave(3, dim=0) for part in (observed, *model.encode(observed))]
+    whole = model.terms(rows[0], tuple(rows[1:]), normals)
+    chunks = [
+        model.terms(
+            rows[0][i : i + 2], tuple(part[i : i + 2] for part in rows[1:]), normals[i : i + 2]
+        )
+        for i in (0, 2, 4)
+    ]
+    for name, expected in whole._asdict().items():
+        found = torch.cat([getattr(chunk, name) for chunk in chunks])
+        torch.testing.assert_close(found, expected)
 
 
 @every_config
@@ -111,7 +118,7 @@ class Constant(nn.Module):
 
 @torch.no_grad()
 def test_the_bound_of_a_fair_coin_is_one_bit_per_pixel():
-    model = LatentVariableModel(Constant(0.0, 8), Constant(0.0, 1, 16, 16), Bernoulli(), 4)
+    model = SingleLatentModel(Constant(0.0, 8), Constant(0.0, 1, 16, 16), Bernoulli(), 4)
     images = torch.rand(3, 1, 16, 16) * 2 - 1
     terms = model(images, noise_for(images))
     weights = terms.log_likelihood_n + terms.log_prior_n - terms.log_posterior_n
@@ -121,7 +128,7 @@ def test_the_bound_of_a_fair_coin_is_one_bit_per_pixel():
 
 @torch.no_grad()
 def test_a_wild_encoder_cannot_overflow_the_bound():
-    model = LatentVariableModel(Constant(1e6, 8), Constant(0.0, 1, 16, 16), Bernoulli(), 4)
+    model = SingleLatentModel(Constant(1e6, 8), Constant(0.0, 1, 16, 16), Bernoulli(), 4)
     assert model.encode(torch.zeros(2, 1, 16, 16)).log_scale_nd.max() <= 7.0
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import distributions
 
-from distgen.models.base import Posterior, standard_normal_log_prob
+from distgen.models.gaussians import DiagonalGaussian, standard_normal_log_prob
 from distgen.models.likelihoods import Bernoulli, Gaussian, binarise, build_likelihood, dequantise
 
 SHAPE = (3, 2, 4, 5)
@@ -60,10 +60,15 @@ def test_means_are_pictures():
 def test_posterior_terms_are_those_of_torch():
     torch.manual_seed(0)
     mean, log_scale = torch.randn(6, 4), 0.5 * torch.randn(6, 4)
-    posterior = Posterior(mean, log_scale)
+    posterior = DiagonalGaussian(mean, log_scale)
     normal = distributions.Normal(mean, log_scale.exp())
     prior = distributions.Normal(torch.zeros(()), torch.ones(()))
     latents = posterior.sample(torch.randn(6, 4))
-    torch.testing.assert_close(posterior.log_prob(latents), normal.log_prob(latents).sum(1))
-    torch.testing.assert_close(posterior.kl_nd(), distributions.kl_divergence(normal, prior))
+    torch.testing.assert_close(posterior.log_prob(latents), normal.log_prob(latents))
+    torch.testing.assert_close(
+        posterior.kl_to_standard(), distributions.kl_divergence(normal, prior)
+    )
+    other = DiagonalGaussian(torch.randn(6, 4), torch.randn(6, 4))
+    learned = distributions.Normal(other.mean_nd, other.log_scale_nd.exp())
+    torch.testing.assert_close(posterior.kl_to(other), distributions.kl_divergence(normal, learned))
     torch.testing.assert_close(standard_normal_log_prob(latents), prior.log_prob(latents))

@@ -1,6 +1,6 @@
-"""The promise that makes a run independent of its ranks: 1 rank and 2 ranks, the same gradients.
+"""The promise that makes a run independent of its ranks: 1, 2 and 3 have the same gradients.
 
-This file is also the program of one rank: `python test_gradients.py RANK FOLDER`.
+This file is also the program of one rank: `python test_gradients.py RANK RANKS FOLDER`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from distgen.core.spec import ImageSpec
 from distgen.core.world import World
-from distgen.models import GANConfig, RVAEConfig, VAEConfig, build_networks
+from distgen.models import FAMILIES, GANConfig, RVAEConfig, VAEConfig, build_networks
 from distgen.objectives import KINDS, Noise, Objective, TrainBatch, build_objective
 from distgen.training.collective import Collective
 
 SPEC = ImageSpec(height=16, width=16, mode="L", classes=("a", "b", "c"))
-GLOBAL_BATCH = 8
+GLOBAL_BATCH = 12
 IMAGES_SEEN = 640
 
 
@@ -36,7 +36,9 @@ class Case:
     def build(self) -> tuple[dict[str, nn.Module], Objective]:
         torch.manual_seed(0)
         networks = build_networks(self.model, SPEC)
-        return networks, build_objective(self.objective, self.model)  # type: ignore[arg-type]
+        latent_dim = networks[FAMILIES[self.model.family].served].latent_dim
+        objective = build_objective(self.objective, self.model.family, latent_dim)  # type: ignore[arg-type]
+        return networks, objective
 
 
 def _cases() -> dict[str, Case]:
@@ -78,7 +80,6 @@ def train_only(networks: dict[str, nn.Module], names: tuple[str, ...]) -> None:
         network.requires_grad_(name in names)
 
 
-RANKS = 2
 STEPS = 2
 """A second step shows what the first may hide: an unsynchronised reducer raises only then."""
 
@@ -87,7 +88,7 @@ every_case = pytest.mark.parametrize("name", CASES)
 Gradients = dict[str, Tensor]
 
 
-def gradients_of(name: str, ranks: Collective) -> Gradients:
+def gradients_of(name: str, ranks: Collective, parts: int = 1) -> Gradients:
     """Every parameter's gradient in the phase that trains it, as the trainer would make it."""
     networks, objective = CASES[name].build()
     networks = {key: n.to(memory_format=torch.channels_last) for key, n in networks.items()}
@@ -102,45 +103,64 @@ def gradients_of(name: str, ranks: Collective) -> Gradients:
             chosen = {
                 key: replicas[key] if key in phase.networks else networks[key] for key in networks
             }
-            loss, _ = objective.loss(phase, chosen, batch)
-            loss.backward()
+            for number, part in enumerate(batch.split(parts), start=1):
+                trained = [chosen[key] for key in phase.networks]
+                with ranks.apart(trained, unsynchronised=number < parts):
+                    loss, _ = objective.loss(phase, chosen, part)
+                    (loss / parts).backward()
             for key in phase.networks:
                 for parameter_name, parameter in networks[key].named_parameters():
                     gradients[f"{step} {phase.name} {key}.{parameter_name}"] = parameter.grad
     return gradients
 
 
-def run_rank(rank: int, folder: str) -> None:
+def run_rank(rank: int, size: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size
     )
-    ranks = Collective(World(rank, RANKS))
-    found = {name: gradients_of(name, ranks) for name in CASES}
+    ranks = Collective(World(rank, size))
+    found = {
+        f"{name} in {parts}": gradients_of(name, ranks, parts) for name in CASES for parts in (1, 2)
+    }
     torch.save(found, Path(folder) / f"rank-{rank}.pt")
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def by_rank(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Gradients]]:
-    """What each of two processes ends up with after DDP's all-reduce."""
+@pytest.fixture(scope="module", params=(2, 3))
+def by_rank(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Gradients]]:
+    """What each of several processes ends up with after DDP's all-reduce."""
+    size: int = request.param
     folder = tmp_path_factory.mktemp("gradients")
     ranks = [
         # Users should see no warnings either.
-        subprocess.Popen([sys.executable, "-W", "error", __file__, str(rank), str(folder)])
-        for rank in range(RANKS)
+        subprocess.Popen(
+            [sys.executable, "-W", "error", __file__, str(rank), str(size), str(folder)]
+        )
+        for rank in range(size)
     ]
-    assert [process.wait() for process in ranks] == [0] * RANKS
-    return [torch.load(folder / f"rank-{rank}.pt") for rank in range(RANKS)]
+    assert [process.wait() for process in ranks] == [0] * size
+    return [torch.load(folder / f"rank-{rank}.pt") for rank in range(size)]
 
 
 @every_case
-def test_two_ranks_have_the_gradients_of_one(name: str, by_rank):
+@pytest.mark.parametrize("parts", [1, 2], ids=("at once", "in two parts"))
+def test_many_ranks_have_the_gradients_of_one(name: str, parts: int, by_rank):
     alone = gradients_of(name, Collective(World()))
-    for found in by_rank:
-        assert found[name].keys() == alone.keys()
+    for ranks in by_rank:
+        found = ranks[f"{name} in {parts}"]
+        assert found.keys() == alone.keys()
         for key, expected in alone.items():
-            torch.testing.assert_close(found[name][key], expected, rtol=2e-4, atol=2e-5, msg=key)
+            torch.testing.assert_close(found[key], expected, rtol=2e-4, atol=2e-5, msg=key)
+
+
+@every_case
+def test_parts_of_a_batch_have_the_gradients_of_the_whole(name: str):
+    whole = gradients_of(name, Collective(World()))
+    for key, found in gradients_of(name, Collective(World()), parts=4).items():
+        torch.testing.assert_close(found, whole[key], rtol=2e-4, atol=2e-5, msg=key)
 
 
 @every_case
@@ -208,4 +228,4 @@ def test_mixed_precision_gives_nearly_the_same_loss(name: str):
 
 
 if __name__ == "__main__":
-    run_rank(int(sys.argv[1]), sys.argv[2])
+    run_rank(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
