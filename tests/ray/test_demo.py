@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 from PIL import Image
 
 from distgen.core.storage import locate
@@ -29,6 +30,7 @@ def marked_processes(mark: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_the_demo_goes_from_pictures_to_an_endpoint_and_leaves_nothing_running(tmp_path: Path):
     mark = str(tmp_path)
     command = [sys.executable, "-m", "distgen", "demo", "--images", "320", "--folder"]

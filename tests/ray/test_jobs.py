@@ -115,6 +115,7 @@ def test_submitted_run_is_followed_to_its_end(
     assert "had ended already" in distgen("jobs", "stop", listed["id"]).stdout
 
 
+@pytest.mark.slow
 def test_stopped_job_has_written_its_checkpoint(
     nodes: ClusterState, make_job: MakeJob, tmp_path: Path
 ) -> None:
