@@ -70,7 +70,7 @@ class Trainer:
         self.objective = build_objective(
             job.objective,
             job.model.family,
-            int(self.served.latent_dim),  # type: ignore[arg-type]
+            int(self.served.latent_dim),
         )
         self.optimizers = build_optimizers(self.objective.phases, self.networks, job.training)
         self.meters = Meters(device)

@@ -15,7 +15,7 @@ from distgen.data.streaming.augment import augment
 from distgen.data.streaming.mixed import open_data
 from distgen.data.view import FilterConfig
 from distgen.registry.bundle import load_bundle
-from distgen.training import checkpoint, trainer
+from distgen.training import checkpoint, inputs, trainer
 from distgen.training.collective import Collective
 from distgen.training.outcome import finished_outcome
 from distgen.training.run import Tick, prepare
@@ -132,7 +132,7 @@ def test_each_picture_changes_by_its_position_whatever_part_of_a_set_is_read(
         positions.extend(positions_n.tolist())
         return augment(images, samples, positions_n, *rest)
 
-    monkeypatch.setattr(trainer, "augment", noted)
+    monkeypatch.setattr(inputs, "augment", noted)
     train(start(job.model_copy(update={"data": data})).job())
     # Some 140 samples are read again within 192, and must not look as they did before.
     assert positions == list(range(192))
