@@ -15,10 +15,11 @@ from distgen.core.config import Config
 from distgen.core.world import World
 from distgen.data import ShardSet
 from distgen.data.streaming.bad import Tolerance
-from distgen.metrics import likelihood
+from distgen.metrics import latents, likelihood
 from distgen.metrics.cache import CACHE, ArrayCache
 from distgen.metrics.features import EXTRACTORS, ExtractorName
 from distgen.metrics.generated import PictureMaker, evaluating, labels_like
+from distgen.metrics.latents import LatentScores
 from distgen.metrics.likelihood import LikelihoodScores
 from distgen.metrics.ranks import Gather, Ranks, alone
 from distgen.metrics.reals import (
@@ -86,6 +87,8 @@ class Card(Part):
     """Scores by feature space; the first gives the headline."""
     likelihood: LikelihoodScores | None = None
     """For latent-variable models."""
+    latents: LatentScores | None = None
+    """For those whose latents can be read one by one."""
     not_finite: int = 0
     """Generated pictures with a value that is not a number; zero for any model worth its card."""
     seed: int
@@ -127,6 +130,13 @@ class Card(Part):
         if self.likelihood is not None:
             flat["bound_nats"] = self.likelihood.bound_nats
             flat["bits_per_dim"] = self.likelihood.bits_per_dim
+        if self.latents is not None:
+            flat["rate_nats"] = self.latents.rate_nats
+            flat["distortion_nats"] = self.latents.distortion_nats
+            flat["active_units"] = float(self.latents.active)
+            if len(self.latents.groups) > 1:
+                for number, group in enumerate(self.latents.groups, 1):
+                    flat[f"kl_nats/group_{number}"] = group.kl_nats
         return flat
 
 
@@ -183,12 +193,13 @@ def evaluate_card(
         count = len(yardstick.reference)
         generated = extract(maker.pictures, count, extractors, ranks, "generated pictures")
         not_finite = int(gather(np.array([maker.not_finite])).sum())
-        bounds = None
+        bounds = read = None
         if isinstance(model, LatentVariableModel):
             chosen = _likelihood_pictures(data, held_out, config.likelihood_images, tolerance)
             bounds = likelihood.measure(
                 model, chosen, config.importance_samples, seed=seed, device=device, ranks=ranks
             )
+            read = latents.measure(model, chosen, seed=seed, device=device, ranks=ranks)
     result = b""
     if world.is_main:
         on_progress("scores")
@@ -202,6 +213,7 @@ def evaluate_card(
             neighbours=config.neighbours,
             extractors=scores,
             likelihood=bounds,
+            latents=read,
             not_finite=not_finite,
             seed=seed,
             seconds=round(time.monotonic() - started, 2),

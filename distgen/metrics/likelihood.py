@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distgen.core.seeding import derive
 from distgen.metrics.ranks import Ranks
@@ -16,8 +16,15 @@ from distgen.models import LatentVariableModel
 
 BLOCK = 8
 """Pictures weighed together; part of no result, but equal blocks make equal bits on any ranks."""
-_SAMPLES_PER_PASS = 128
-"""Posterior samples of each picture that are weighed at once."""
+_MOST_ROWS = 1024
+"""Posterior samples of all pictures that are weighed at once; more are not faster."""
+_PASS_BYTES = 256 << 20
+"""Memory that one pass's features may take."""
+_LIVE_TENSORS = 4
+"""Tensors as large as a network's largest that are held at once while it computes."""
+_DRAW = 16
+"""Samples are drawn in multiples of this many: torch's generator then gives the same numbers
+whether they come in one draw or in several."""
 
 
 class LikelihoodScores(Part):
@@ -47,6 +54,7 @@ def importance_bounds(
     *,
     samples: int,
     seed: int,
+    pass_bytes: int = _PASS_BYTES,
 ) -> Tensor:
     """Log-likelihood bounds of each picture, in nats, float64 `[n, 2]`: K samples, one sample.
 
@@ -63,19 +71,22 @@ def importance_bounds(
         indices: The pictures' places in their set.
         samples: K.
         seed: Seed of the posterior samples.
+        pass_bytes: About the memory that samples weighed at once may take, however many are asked
+            for; one sample of one picture is the least.
     """
     device = images_nchw.device
-    uniforms = torch.stack([_uniforms(i, images_nchw.shape[1:]) for i in indices]).to(device)
-    observed = model.observe(images_nchw, uniforms)
+    observed = observe_by_index(model, images_nchw, indices)
     encoding = model.encode(observed)
     generators = [_generator(derive(seed, "importance samples", int(i))) for i in indices]
+    rows = rows_per_pass(model, observed, encoding, pass_bytes)
+    together = max(1, rows // (len(indices) * _DRAW)) * _DRAW
     passes = []
-    for start in range(0, samples, _SAMPLES_PER_PASS):
-        size = min(_SAMPLES_PER_PASS, samples - start)
+    for start in range(0, samples, together):
+        size = min(together, samples - start)
         normals = torch.stack(
             [torch.randn(size, model.latent_dim, generator=g) for g in generators]
         ).to(device)
-        passes.append(_log_weights(model, observed, encoding, normals))
+        passes.append(_log_weights(model, observed, encoding, normals, rows))
     log_weights_nk = torch.cat(passes, dim=1).double().cpu()
     bound_n = torch.logsumexp(log_weights_nk, dim=1) - math.log(samples)
     return torch.stack([bound_n, log_weights_nk.mean(dim=1)], dim=1)
@@ -93,12 +104,8 @@ def measure(
     """Scores over the chosen pictures, each rank weighing its own; the same on every rank."""
     parts = []
     for rows in ranks.blocks(len(chosen), BLOCK, "likelihood of"):
-        images = torch.from_numpy(chosen.pictures(rows)).to(device)
-        images_nchw = images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        indices = chosen.indices_n[rows.start : rows.stop].tolist()
-        bounds = importance_bounds(
-            model, images_nchw.contiguous(), indices, samples=samples, seed=seed
-        )
+        images, indices = load_images(chosen, rows, device)
+        bounds = importance_bounds(model, images, indices, samples=samples, seed=seed)
         parts.append(bounds.numpy())
     spec = chosen.shard_set.spec
     dimensions = spec.height * spec.width * spec.channels
@@ -123,24 +130,76 @@ def summarise(bounds_n2: Tensor, dimensions: int, samples: int, split: str) -> L
     )
 
 
+def rows_per_pass(
+    model: LatentVariableModel,
+    observed_nchw: Tensor,
+    encoding: tuple[Tensor, ...],
+    pass_bytes: int = _PASS_BYTES,
+) -> int:
+    """Rows that `terms` may be given at once, from what one row's largest features take.
+
+    A function of the model and the picture's size alone, so that all ranks weigh alike.
+    """
+    largest = 1
+
+    def note(_module: nn.Module, _inputs: object, output: object) -> None:
+        nonlocal largest
+        for part in output if isinstance(output, tuple) else (output,):
+            if isinstance(part, Tensor):
+                largest = max(largest, part.numel() * part.element_size())
+
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    hooks = [module.register_forward_hook(note) for module in modules]
+    try:
+        one = tuple(part[:1] for part in encoding)
+        model.terms(observed_nchw[:1], one, observed_nchw.new_zeros(1, model.latent_dim))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    largest = max(largest, *(part[:1].numel() * part.element_size() for part in encoding))
+    return min(_MOST_ROWS, max(1, pass_bytes // (_LIVE_TENSORS * largest)))
+
+
 def _log_weights(
     model: LatentVariableModel,
     observed_nchw: Tensor,
     encoding: tuple[Tensor, ...],
     normals_nkd: Tensor,
+    rows: int,
 ) -> Tensor:
     """Log weights log p(x|z) + log p(z) - log q(z|x) for k samples of each picture, `[n, k]`."""
     count, per_picture, _ = normals_nkd.shape
-    observed, *parts = (
-        rows.repeat_interleave(per_picture, dim=0) for rows in (observed_nchw, *encoding)
-    )
-    terms = model.terms(observed, tuple(parts), normals_nkd.flatten(0, 1))
-    log_weights = terms.log_likelihood_n + terms.log_prior_n - terms.log_posterior_n
-    return log_weights.view(count, per_picture)
+    normals = normals_nkd.flatten(0, 1)
+    pictures = torch.arange(count, device=normals.device).repeat_interleave(per_picture)
+    passes = []
+    for start in range(0, len(normals), rows):
+        chosen = pictures[start : start + rows]
+        terms = model.terms(
+            observed_nchw[chosen],
+            tuple(part[chosen] for part in encoding),
+            normals[start : start + rows],
+        )
+        passes.append(terms.log_likelihood_n + terms.log_prior_n - terms.log_posterior_n)
+    return torch.cat(passes).view(count, per_picture)
 
 
-def _uniforms(index: int, shape: torch.Size) -> Tensor:
-    return torch.rand(shape, generator=_generator(derive(0, "observation", int(index))))
+def load_images(chosen: PictureSet, rows: range, device: torch.device) -> tuple[Tensor, list[int]]:
+    """Some of the chosen pictures in [-1, 1], channels first, and their places in their set."""
+    images = torch.from_numpy(chosen.pictures(rows)).to(device).movedim(-1, -3)
+    indices: list[int] = chosen.indices_n[rows.start : rows.stop].tolist()
+    return (images.float() / 127.5 - 1.0).contiguous(), indices
+
+
+def observe_by_index(
+    model: LatentVariableModel, images_nchw: Tensor, indices: Sequence[int]
+) -> Tensor:
+    """Pictures as the likelihood sees them, binarised or dequantised by their index alone."""
+    shape = images_nchw.shape[1:]
+    uniforms = [
+        torch.rand(shape, generator=_generator(derive(0, "observation", int(index))))
+        for index in indices
+    ]
+    return model.observe(images_nchw, torch.stack(uniforms).to(images_nchw.device))
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -10,22 +10,29 @@ from torch import nn
 
 from distgen.core.errors import UsageError
 from distgen.core.spec import ImageSpec
-from distgen.models import gan, rvae, vae
+from distgen.models import gan, hvae, rvae, vae
 from distgen.models.base import (
     Family,
     LatentNoise,
+    LatentReader,
     LatentTerms,
     LatentVariableModel,
     Sampler,
 )
 from distgen.models.gan import GANConfig
+from distgen.models.hvae import HVAEConfig
 from distgen.models.likelihoods import binarise
 from distgen.models.rvae import RVAEConfig
 from distgen.models.vae import VAEConfig
 
-FAMILIES: dict[str, Family] = {"gan": gan.FAMILY, "vae": vae.FAMILY, "rvae": rvae.FAMILY}
+FAMILIES: dict[str, Family] = {
+    "gan": gan.FAMILY,
+    "vae": vae.FAMILY,
+    "hvae": hvae.FAMILY,
+    "rvae": rvae.FAMILY,
+}
 
-ModelConfig = Annotated[GANConfig | VAEConfig | RVAEConfig, Field(discriminator="family")]
+ModelConfig = Annotated[GANConfig | VAEConfig | HVAEConfig | RVAEConfig, Field(discriminator="family")]
 
 
 def build_networks(config: ModelConfig, spec: ImageSpec) -> dict[str, nn.Module]:
@@ -61,7 +68,9 @@ __all__ = [
     "FAMILIES",
     "Family",
     "GANConfig",
+    "HVAEConfig",
     "LatentNoise",
+    "LatentReader",
     "LatentTerms",
     "LatentVariableModel",
     "ModelConfig",

@@ -79,6 +79,10 @@ class LatentTerms(NamedTuple):
 class Likelihood(Protocol):
     """p(x|z) over pixels, given what a decoder puts out (see `models/likelihoods.py`)."""
 
+    outputs_per_channel: int
+    """Numbers that the decoder puts out for each pixel and colour channel; a channel's lie side by
+    side."""
+
     def observe(self, images_nchw: Tensor, uniforms_nchw: Tensor) -> Tensor:
         """Pictures in [-1, 1] as the likelihood sees them: binarised, or dequantised."""
         ...
@@ -127,4 +131,32 @@ class LatentVariableModel(Protocol):
 
     def __call__(self, images_nchw: Tensor, noise: LatentNoise) -> LatentTerms:
         """The terms for pictures in [-1, 1]: `observe`, `encode` and `terms` in one."""
+        ...
+
+
+@runtime_checkable
+class LatentReader(Protocol):
+    """A latent-variable model whose latents can be looked at one by one.
+
+    Latents are the numbers that `Sampler.sample` takes, standard normal under the prior: what the
+    posterior draws can be changed, and shown again.
+    """
+
+    def draw(
+        self,
+        observed_nchw: Tensor,
+        encoding: tuple[Tensor, ...],
+        normals_nd: Tensor,
+        kept_d: Tensor | None = None,
+    ) -> tuple[Tensor, LatentTerms]:
+        """One posterior sample of the latents [n, latent_dim], and its terms of the bound.
+
+        Args:
+            observed_nchw: What `observe` gave.
+            encoding: What `encode` gave.
+            normals_nd: Standard normal numbers; zeros give the mean of each group given the mean of
+                those before.
+            kept_d: Which latents are the posterior's (bool); all by default. The others are drawn
+                from the prior: their KL is zero, and the later groups' posteriors know of it.
+        """
         ...

@@ -183,10 +183,14 @@ class Contract(nn.Module):
 
     def forward(self, images_nchw: Tensor) -> Tensor:
         """Flat features [n, size], activated."""
-        features = self.stages[0](self.from_image(images_nchw))
+        return self.activation(self.levels(images_nchw)[-1]).flatten(1)
+
+    def levels(self, images_nchw: Tensor) -> list[Tensor]:
+        """Features [n, channels, h, w] of each resolution, fine to coarse, not activated."""
+        features = [self.stages[0](self.from_image(images_nchw))]
         for down, stage in zip(self.downs, self.stages[1:], strict=True):
-            features = stage(down(features))
-        return self.activation(features).flatten(1)
+            features.append(stage(down(features[-1])))
+        return features
 
 
 class Expand(nn.Module):

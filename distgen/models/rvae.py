@@ -32,7 +32,8 @@ class RVAEConfig(Config):
     clock_features: int = Field(default=16, ge=2, le=1024, multiple_of=2)
     """Sines and cosines that tell the decoder how far along the sequence it is."""
     likelihood: LikelihoodName = "bernoulli"
-    """`bernoulli` (stochastically binarised pixels) or `gaussian` (grey levels or colours)."""
+    """`bernoulli` (stochastically binarised pixels), `gaussian` (grey levels or colours), or
+    `logistic` or `logistic-mixture` (8-bit values themselves)."""
 
 
 def rows_of(images_nchw: Tensor) -> Tensor:
@@ -132,25 +133,29 @@ class RowEncoder(nn.Module):
 class RowDecoder(nn.Module):
     """A sequence decoder that writes pictures row by row."""
 
-    def __init__(self, decoder: SequenceDecoder, spec: ImageSpec) -> None:
+    def __init__(self, decoder: SequenceDecoder, height: int, channels: int) -> None:
         super().__init__()
         self.decoder = decoder
-        self.spec = spec
+        self.height = height
+        self.channels = channels
 
     def forward(self, latents_nd: Tensor) -> Tensor:
         """The likelihood's inputs [n, c, h, w]."""
-        return images_of(self.decoder(latents_nd, self.spec.height), self.spec.channels)
+        return images_of(self.decoder(latents_nd, self.height), self.channels)
 
 
 def build(config: RVAEConfig, spec: ImageSpec) -> dict[str, nn.Module]:
     """The one network, `model`; any picture size will do."""
-    features = spec.channels * spec.width
-    encoder = SequenceEncoder(features, config.width, 2 * config.latent_dim)
-    decoder = SequenceDecoder(config.latent_dim, config.width, config.clock_features, features)
+    likelihood = build_likelihood(config.likelihood)
+    outputs = spec.channels * likelihood.outputs_per_channel
+    encoder = SequenceEncoder(spec.channels * spec.width, config.width, 2 * config.latent_dim)
+    decoder = SequenceDecoder(
+        config.latent_dim, config.width, config.clock_features, outputs * spec.width
+    )
     model = SingleLatentModel(
         RowEncoder(encoder),
-        RowDecoder(decoder, spec),
-        build_likelihood(config.likelihood),
+        RowDecoder(decoder, spec.height, outputs),
+        likelihood,
         config.latent_dim,
     )
     return {"model": model}

@@ -46,10 +46,22 @@ class SingleLatentModel(nn.Module):
         self, observed_nchw: Tensor, encoding: tuple[Tensor, ...], normals_nd: Tensor
     ) -> LatentTerms:
         """The terms of the bound with one posterior sample each."""
+        return self.draw(observed_nchw, encoding, normals_nd)[1]
+
+    def draw(
+        self,
+        observed_nchw: Tensor,
+        encoding: tuple[Tensor, ...],
+        normals_nd: Tensor,
+        kept_d: Tensor | None = None,
+    ) -> tuple[Tensor, LatentTerms]:
+        """One posterior sample of the latents, and its terms (see `LatentReader.draw`)."""
         posterior = DiagonalGaussian(*encoding)
+        if kept_d is not None:
+            posterior = posterior.where(kept_d)
         latents_nd = posterior.sample(normals_nd)
         outputs_nchw = self.decoder(latents_nd).float()
-        return LatentTerms(
+        return latents_nd, LatentTerms(
             log_likelihood_n=self._likelihood.log_prob(outputs_nchw, observed_nchw),
             log_prior_n=standard_normal_log_prob(latents_nd).sum(1),
             log_posterior_n=posterior.log_prob(latents_nd).sum(1),

@@ -30,7 +30,8 @@ class VAEConfig(Config):
     blocks: int = Field(default=1, ge=1, le=64)
     """Residual blocks per resolution, in encoder and decoder."""
     likelihood: LikelihoodName = "bernoulli"
-    """`bernoulli` (stochastically binarised pixels) or `gaussian` (grey levels or colours)."""
+    """`bernoulli` (stochastically binarised pixels), `gaussian` (grey levels or colours), or
+    `logistic` or `logistic-mixture` (8-bit values themselves)."""
 
 
 class Encoder(nn.Module):
@@ -54,10 +55,12 @@ def build(config: VAEConfig, spec: ImageSpec) -> dict[str, nn.Module]:
         UsageError: The pictures' size does not fit.
     """
     pyramid = pyramid_for(spec)
+    likelihood = build_likelihood(config.likelihood)
+    outputs = spec.channels * likelihood.outputs_per_channel
     model = SingleLatentModel(
         Encoder(config, spec, pyramid),
-        Expand(config.latent_dim, spec.channels, pyramid, config.width, config.blocks, F.silu),
-        build_likelihood(config.likelihood),
+        Expand(config.latent_dim, outputs, pyramid, config.width, config.blocks, F.silu),
+        likelihood,
         config.latent_dim,
     )
     return {"model": model}

@@ -38,13 +38,16 @@ def default_objective(family: str) -> AnyObjective | None:
     return next((kind() for kind in KINDS.values() if family in kind.families), None)
 
 
-def build_objective(config: AnyObjective, family: str, latent_dim: int) -> Objective:
+def build_objective(
+    config: AnyObjective, family: str, latent_dim: int, latent_groups: tuple[int, ...] = ()
+) -> Objective:
     """The objective of a job.
 
     Args:
         config: The job's objective.
         family: The family of the networks that it trains.
         latent_dim: Standard normal numbers that one picture of theirs takes.
+        latent_groups: How these are divided, where a latent-variable model says so.
 
     Raises:
         UsageError: This kind of objective does not train this family.
@@ -58,7 +61,7 @@ def build_objective(config: AnyObjective, family: str, latent_dim: int) -> Objec
             remedy=f"choose one of: {', '.join(fitting)}",
         )
     if isinstance(config, ELBOConfig):
-        return ELBO(config, latent_dim)
+        return ELBO(config, latent_dim, latent_groups)
     return Adversarial(config, latent_dim)
 
 

@@ -20,14 +20,15 @@ MODEL = Phase("model", ("model",))
 class ELBOConfig(Config):
     """Evidence lower bound (Kingma & Welling 2014)."""
 
-    families: ClassVar[tuple[str, ...]] = ("vae", "rvae")
+    families: ClassVar[tuple[str, ...]] = ("vae", "hvae", "rvae")
     kind: Literal["elbo"] = "elbo"
     beta: NonNegativeFloat = 1.0
     """Weight of the KL term (Higgins et al. 2017); 1 is the bound itself."""
     kl_warmup_images: NonNegativeInt = 0
     """Images over which the KL term's weight rises linearly from 0 to beta."""
     free_bits: NonNegativeFloat = 0.0
-    """Nats of KL per latent dimension and picture that cost nothing more (Kingma et al. 2016)."""
+    """Nats of KL per picture that cost nothing more (Kingma et al. 2016): of each latent dimension
+    where a model has one group of latents, of each group where it has several."""
 
 
 def kl_weight(config: ELBOConfig, images_seen: int) -> float:
@@ -37,13 +38,27 @@ def kl_weight(config: ELBOConfig, images_seen: int) -> float:
     return config.beta * images_seen / config.kl_warmup_images
 
 
-def charged_kl(kl_nd: Tensor, free_bits: float) -> Tensor:
+def charged_kl(
+    kl_nd: Tensor, free_bits: float, latent_groups: tuple[int, ...] = ()
+) -> Tensor:
     """KL per picture [n], with at least `free_bits` charged for each dimension.
+
+    Where there are several groups, each of them is charged at least that much: most dimensions of
+    a feature map hold nothing of most pictures, and none of them has to.
 
     The floor applies to each picture, not to the batch's mean as in the paper, so that the loss
     does not depend on how a batch is spread over ranks.
     """
-    return kl_nd.clamp_min(free_bits).sum(1) if free_bits > 0 else kl_nd.sum(1)
+    if free_bits <= 0:
+        return kl_nd.sum(1)
+    if len(latent_groups) > 1:
+        kl_nd = kl_by_group(kl_nd, latent_groups)
+    return kl_nd.clamp_min(free_bits).sum(1)
+
+
+def kl_by_group(kl_nd: Tensor, latent_groups: tuple[int, ...]) -> Tensor:
+    """KL of each group [n, groups]."""
+    return torch.stack([part.sum(1) for part in kl_nd.split(latent_groups, dim=1)], dim=1)
 
 
 @dataclass(frozen=True)
@@ -53,10 +68,12 @@ class ELBO:
     Args:
         config: How the KL term is shaped.
         latent_dim: Size of the model's latent vector.
+        latent_groups: How it is divided, where there are several groups.
     """
 
     config: ELBOConfig
     latent_dim: int
+    latent_groups: tuple[int, ...] = ()
     phases: ClassVar[tuple[Phase, ...]] = (MODEL,)
 
     def loss(
@@ -65,7 +82,10 @@ class ELBO:
         networks: Mapping[str, nn.Module],
         batch: TrainBatch,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The shaped negative bound; logs hold the plain one (`bound`) and its two terms."""
+        """The shaped negative bound; logs hold the plain one (`bound`) and its two terms.
+
+        Of a model with several groups, the logs hold the KL of each: `kl_group_1` is drawn first.
+        """
         noise = LatentNoise(
             uniforms_nchw=batch.noise.uniform("observation", *batch.images_nchw.shape[1:]),
             normals_nd=batch.noise.normal("posterior", self.latent_dim),
@@ -73,13 +93,18 @@ class ELBO:
         terms: LatentTerms = networks["model"](batch.images_nchw, noise)
         reconstruction = -terms.log_likelihood_n.mean()
         kl = terms.kl_nd.sum(1).mean()
-        charged = charged_kl(terms.kl_nd, self.config.free_bits).mean()
+        charged = charged_kl(terms.kl_nd, self.config.free_bits, self.latent_groups).mean()
         weight = kl_weight(self.config, batch.images_seen)
         loss = reconstruction + weight * charged
+        by_group = {}
+        if len(self.latent_groups) > 1:
+            means = kl_by_group(terms.kl_nd.detach(), self.latent_groups).mean(0)
+            by_group = {f"kl_group_{number}": mean for number, mean in enumerate(means, 1)}
         return loss, {
             "loss": loss.detach(),
             "bound": (reconstruction + kl).detach(),
             "reconstruction": reconstruction.detach(),
             "kl": kl.detach(),
             "kl_weight": torch.tensor(weight, device=loss.device),
+            **by_group,
         }

@@ -88,6 +88,7 @@ def render_readme(config: BundleConfig, card: Card | None, *, has_samples: bool)
         "",
         *_quality(card),
         "",
+        *_latents(card),
         "## Use",
         "",
         "From the folder that holds this bundle:",
@@ -140,6 +141,43 @@ def _quality(card: Card | None) -> list[str]:
     lines = ["| figure | better | this model | real pictures |", "|---|---|---:|---:|"]
     lines += [f"| {r.figure} | {r.better} | {r.value} | {r.floor} |" for r in quality_rows(card)]
     return [*lines, "", " ".join(conditions(card))]
+
+
+def _latents(card: Card | None) -> list[str]:
+    """What the latents hold, by group, and how a picture comes out of fewer of them."""
+    if card is None or card.latents is None:
+        return []
+    latents = card.latents
+    where = "held-out" if latents.split == "test" else "training"
+    lines = [
+        "## Latents",
+        "",
+        f"On {latents.images:,} {where} pictures the rate (KL to the prior) is "
+        f"{latents.rate_nats:.2f} nats and the distortion (-log p(x|z)) "
+        f"{latents.distortion_nats:.2f}. {latents.active:,} of {latents.size:,} latents are "
+        f"active: their posterior mean varies by more than {latents.active_variance:g}.",
+        "",
+        "| group | latents | active | KL, nats | those with most KL |",
+        "|---:|---:|---:|---:|---|",
+    ]
+    for number, group in enumerate(latents.groups, 1):
+        most = ", ".join(f"{each.index} ({each.kl_nats:.2f})" for each in group.strongest[:5])
+        lines.append(
+            f"| {number} | {group.size:,} | {group.active:,} | {group.kl_nats:.2f} | {most} |"
+        )
+    lines += [
+        "",
+        "With the latents of most KL kept and the others drawn from the prior:",
+        "",
+        "| kept | rate, nats | distortion, nats |",
+        "|---:|---:|---:|",
+        *(
+            f"| {point.kept:,} | {point.rate_nats:.2f} | {point.distortion_nats:.2f} |"
+            for point in latents.curve
+        ),
+        "",
+    ]
+    return lines
 
 
 def _prompt(config: BundleConfig) -> str:

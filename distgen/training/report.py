@@ -9,6 +9,8 @@ from typing import Any
 
 from distgen.core.config import dump_yaml
 from distgen.core.storage import Location
+from distgen.metrics.card import Card
+from distgen.metrics.latents import LatentScores
 from distgen.training.job import TrainJob
 from distgen.training.plot import line_chart
 from distgen.training.run import RunFolder
@@ -25,6 +27,7 @@ p.dim, td.dim, figcaption { color: var(--dim); }
 figure { margin: 0; flex: 1 1 24rem; max-width: 33rem; }
 figure img { image-rendering: pixelated; width: 100%; display: block;
   border: 1px solid var(--rule); }
+figure.wide { max-width: none; }
 table { border-collapse: collapse; } td, th { text-align: left; padding: .2rem 1.2rem .2rem 0;
   border-bottom: 1px solid var(--rule); font-variant-numeric: tabular-nums; }
 pre { background: color-mix(in srgb, var(--rule) 35%, transparent); padding: .8rem 1rem;
@@ -46,6 +49,7 @@ def _page(run: RunFolder, job: TrainJob) -> str:
     sections = [
         _pictures(run),
         _section("Quality", _card_table(cards) + _card_charts(cards)),
+        *_latents(run),
         _section("Losses", _charts(ticks, "losses")),
         _section("Speed", _speed(ticks)),
         _section("Events", _event_table(run.events())),
@@ -78,12 +82,17 @@ def _pictures(run: RunFolder) -> str:
     if len(fakes) > 1:
         shown.append((f"The same latents after {_clock(fakes[0]):,} images", grids[fakes[0]]))
     figures = "".join(
-        f"<figure><img alt='{caption}' src='data:image/png;base64,"
-        f"{base64.b64encode(place.read_bytes()).decode()}'><figcaption>{caption}</figcaption>"
-        "</figure>"
-        for caption, place in shown
+        f"<figure>{_image(place, caption)}</figure>" for caption, place in shown
     )
     return _section("Pictures", f"<div class='figures'>{figures}</div>" if shown else "")
+
+
+def _image(place: Location, caption: str) -> str:
+    data = base64.b64encode(place.read_bytes()).decode()
+    return (
+        f"<img alt='{caption}' src='data:image/png;base64,{data}'>"
+        f"<figcaption>{caption}</figcaption>"
+    )
 
 
 def _clock(name: str) -> int:
@@ -101,6 +110,35 @@ def _card_table(cards: Sequence[dict[str, Any]]) -> str:
 
 def _card_charts(cards: Sequence[dict[str, Any]]) -> str:
     return _charts(cards, "card") if len(cards) > 1 else ""
+
+
+def _latents(run: RunFolder) -> list[str]:
+    """What the latents hold, for models whose last card says so."""
+    if not run.card.is_file():
+        return []
+    latents = Card.model_validate(run.card.read_json()).latents
+    if latents is None:
+        return []
+    sheets = [place for place in run.samples.list() if place.name.startswith("traversals-")]
+    figure = ""
+    if sheets:
+        caption = "One latent at a time, from -3 to 3; those that hold most, group by group"
+        figure = f"<figure class='wide'>{_image(sheets[-1], caption)}</figure>"
+    return [_section("Latents", _latent_table(latents) + _rate_distortion(latents) + figure)]
+
+
+def _latent_table(latents: LatentScores) -> str:
+    rows = [
+        (f"{number}", f"{group.size:,}", f"{group.active:,}", f"{group.kl_nats:.2f}")
+        for number, group in enumerate(latents.groups, 1)
+    ]
+    whole = ("all", f"{latents.size:,}", f"{latents.active:,}", f"{latents.rate_nats:.2f}")
+    return _table(("group", "latents", "active", "KL, nats"), [*rows, whole])
+
+
+def _rate_distortion(latents: LatentScores) -> str:
+    points = [(point.rate_nats, point.distortion_nats) for point in latents.curve]
+    return line_chart("distortion over rate, nats: latents kept, most KL first", points)
 
 
 def _charts(rows: Sequence[dict[str, Any]], key: str) -> str:

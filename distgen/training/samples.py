@@ -8,7 +8,9 @@ from torch import nn
 
 from distgen.core.seeding import derive
 from distgen.data import ShardSet, read_samples
+from distgen.metrics.card import Card
 from distgen.metrics.grid import grid_png, to_uint8_nhwc
+from distgen.metrics.traversal import traversal_sheet
 from distgen.models.base import Sampler
 from distgen.training.job import TrainJob
 from distgen.training.run import RunFolder
@@ -38,6 +40,16 @@ def write(
         images = torch.from_numpy(reals_nhwc).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         again = to_uint8_nhwc(reconstruct(images))
         (run.samples / f"reconstructions-{stamp}").write_bytes(grid_png(again, columns=COLUMNS))
+
+
+def write_traversals(
+    run: RunFolder, network: nn.Module, card: Card, images_seen: int, device: torch.device
+) -> None:
+    """Write what single latents do, where the card says which of them hold most."""
+    if card.latents is None or not isinstance(network, Sampler):
+        return
+    sheet = traversal_sheet(network, card.latents.groups, device=device)
+    (run.samples / f"traversals-{images_seen:012d}.png").write_bytes(sheet)
 
 
 def latest(run: RunFolder) -> bytes | None:

@@ -71,6 +71,7 @@ class Trainer:
             job.objective,
             job.model.family,
             int(self.served.latent_dim),
+            getattr(self.served, "latent_groups", ()),
         )
         self.optimizers = build_optimizers(self.objective.phases, self.networks, job.training)
         self.meters = Meters(device)
@@ -300,6 +301,9 @@ class Trainer:
         if self.curves is not None:
             samples.write(
                 self.run, self.ema.module, self.shard_set, self.job, self.images_seen, self.device
+            )
+            samples.write_traversals(
+                self.run, self.ema.module, card, self.images_seen, self.device
             )
             self.run.card.write_text(card.model_dump_json(indent=2))
             self.curves.card(self.images_seen, card)
