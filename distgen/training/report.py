@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -137,7 +138,11 @@ def _latent_table(latents: LatentScores) -> str:
 
 
 def _rate_distortion(latents: LatentScores) -> str:
-    points = [(point.rate_nats, point.distortion_nats) for point in latents.curve]
+    points = [
+        (point.rate_nats, point.distortion_nats)
+        for point in latents.curve
+        if math.isfinite(point.rate_nats)
+    ]
     return line_chart("distortion over rate, nats: latents kept, most KL first", points)
 
 

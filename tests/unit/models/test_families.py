@@ -19,6 +19,17 @@ SMALL: dict[str, dict[str, Any]] = {
     "gan-conditional": {"family": "gan", "latent_dim": 6, "width": 8, "conditional": True},
     "vae": {"family": "vae", "latent_dim": 5, "width": 8},
     "vae-gaussian": {"family": "vae", "latent_dim": 5, "width": 8, "likelihood": "gaussian"},
+    "vae-logistic": {"family": "vae", "latent_dim": 5, "width": 8, "likelihood": "logistic"},
+    "hvae": {"family": "hvae", "latent_dim": 5, "width": 8, "hidden": 8},
+    "hvae-mixture": {
+        "family": "hvae",
+        "latent_dim": 5,
+        "width": 8,
+        "hidden": 8,
+        "map_levels": 1,
+        "blocks": 2,
+        "likelihood": "logistic-mixture",
+    },
     "rvae": {"family": "rvae", "latent_dim": 5, "width": 8},
     "rvae-gaussian": {"family": "rvae", "latent_dim": 5, "width": 8, "likelihood": "gaussian"},
 }
@@ -87,7 +98,10 @@ def test_models_of_single_pictures_refuse_clips(raw, make):
 def test_a_served_network_is_a_sampler_and_says_its_sizes(raw):
     model = served_of(raw)
     assert isinstance(model, Sampler)
-    assert model.latent_dim == raw["latent_dim"]
+    # A hierarchy has maps of latents on top of the vector.
+    groups = getattr(model, "latent_groups", (raw["latent_dim"],))
+    assert groups[0] == raw["latent_dim"]
+    assert model.latent_dim == sum(groups)
     assert model.num_classes == (len(CLASSES) if raw.get("conditional") else 0)
 
 
@@ -131,7 +145,7 @@ def test_the_same_seed_builds_the_same_weights(raw):
             assert torch.equal(value, second[name].state_dict()[key])
 
 
-@pytest.mark.parametrize("family", ["gan", "vae"])
+@pytest.mark.parametrize("family", ["gan", "vae", "hvae"])
 def test_a_size_that_cannot_be_doubled_to_is_refused_before_training(family: str):
     spec = ImageSpec(height=30, width=30, mode="L")
     with pytest.raises(UsageError, match="30x30") as caught:

@@ -10,7 +10,9 @@ from torch import nn
 
 from distgen.core.spec import ImageSpec
 from distgen.models import (
+    HVAEConfig,
     LatentNoise,
+    LatentReader,
     LatentVariableModel,
     RVAEConfig,
     VAEConfig,
@@ -31,15 +33,19 @@ SPEC = ImageSpec(height=16, width=16, mode="L")
 CONFIGS = [
     VAEConfig(latent_dim=4, width=8),
     VAEConfig(latent_dim=4, width=8, likelihood="gaussian"),
+    VAEConfig(latent_dim=4, width=8, likelihood="logistic"),
+    HVAEConfig(latent_dim=4, width=8, hidden=8),
+    HVAEConfig(latent_dim=4, width=8, hidden=8, map_levels=1, likelihood="logistic-mixture"),
     RVAEConfig(latent_dim=4, width=8),
     RVAEConfig(latent_dim=4, width=8, likelihood="gaussian"),
 ]
+RECURRENT = CONFIGS[-2]
 every_config = pytest.mark.parametrize(
     "config", CONFIGS, ids=lambda config: f"{config.family}-{config.likelihood}"
 )
 
 
-def model_of(config: VAEConfig | RVAEConfig) -> LatentVariableModel:
+def model_of(config: VAEConfig | HVAEConfig | RVAEConfig) -> LatentVariableModel:
     torch.manual_seed(0)
     model = build_networks(config, SPEC)["model"]
     assert isinstance(model, LatentVariableModel)
@@ -54,7 +60,7 @@ def noise_for(images: torch.Tensor, latent_dim: int = 4) -> LatentNoise:
 @torch.no_grad()
 def test_the_terms_are_one_sample_of_the_bound(config):
     model, images = model_of(config), torch.rand(5, 1, 16, 16) * 2 - 1
-    noise = noise_for(images)
+    noise = noise_for(images, model.latent_dim)
     terms = model(images, noise)
     observed = model.observe(images, noise.uniforms_nchw)
     parts = model.terms(observed, model.encode(observed), noise.normals_nd)
@@ -70,9 +76,10 @@ def test_the_closed_form_kl_is_the_mean_of_its_samples(config):
     model, images = model_of(config), torch.rand(1, 1, 16, 16) * 2 - 1
     many = images.expand(4000, -1, -1, -1)
     uniforms = torch.rand(images.shape).expand_as(many)
-    terms = model(many, LatentNoise(uniforms, torch.randn(4000, 4)))
+    terms = model(many, LatentNoise(uniforms, torch.randn(4000, model.latent_dim)))
     sampled = (terms.log_posterior_n - terms.log_prior_n).mean()
-    torch.testing.assert_close(sampled, terms.kl_nd[0].sum(), rtol=0.05, atol=0.02)
+    # Of a hierarchy, each sample's KLs are those given the latents that it has above.
+    torch.testing.assert_close(sampled, terms.kl_nd.mean(0).sum(), rtol=0.05, atol=0.03)
 
 
 @every_config
@@ -103,6 +110,38 @@ def test_reconstruction_draws_no_noise(config):
     assert torch.equal(first, model.reconstruct(images, None))
     assert first.shape == images.shape
     assert first.abs().max() <= 1.0
+
+
+@every_config
+@torch.no_grad()
+def test_what_the_posterior_draws_can_be_shown(config):
+    model, images = model_of(config), torch.rand(3, 1, 16, 16) * 2 - 1
+    assert isinstance(model, LatentReader)
+    observed = model.observe(images, torch.full_like(images, 0.5))
+    encoding = model.encode(observed)
+    latents, terms = model.draw(observed, encoding, torch.zeros(3, model.latent_dim))
+    torch.testing.assert_close(model.sample(latents), model.reconstruct(images))
+    normal = torch.distributions.Normal(0.0, 1.0)
+    torch.testing.assert_close(terms.log_prior_n, normal.log_prob(latents).sum(1))
+
+
+@every_config
+@torch.no_grad()
+def test_latents_that_are_not_kept_are_the_prior_s(config):
+    model, images = model_of(config), torch.rand(3, 1, 16, 16) * 2 - 1
+    observed = model.observe(images, torch.rand(images.shape))
+    encoding, normals = model.encode(observed), torch.randn(3, model.latent_dim)
+    whole, _ = model.draw(observed, encoding, normals)
+    kept = torch.zeros(model.latent_dim, dtype=torch.bool)
+    nothing, terms = model.draw(observed, encoding, normals, kept)
+    torch.testing.assert_close(nothing, normals)
+    assert terms.kl_nd.abs().max() == 0
+    torch.testing.assert_close(terms.log_prior_n, terms.log_posterior_n)
+    kept[1] = True
+    some, terms = model.draw(observed, encoding, normals, kept)
+    torch.testing.assert_close(some[:, 1], whole[:, 1])
+    torch.testing.assert_close(some[:, ~kept], normals[:, ~kept])
+    assert (terms.kl_nd[:, 1] > 0).all()
 
 
 class Constant(nn.Module):
@@ -142,7 +181,7 @@ def test_rows_are_the_time_of_a_picture():
 
 @torch.no_grad()
 def test_the_recurrent_encoder_sees_the_order_of_the_rows():
-    model, images = model_of(CONFIGS[2]), (torch.rand(1, 1, 16, 16) > 0.5).float()
+    model, images = model_of(RECURRENT), (torch.rand(1, 1, 16, 16) > 0.5).float()
     shuffled = images[:, :, torch.randperm(16, generator=torch.Generator().manual_seed(0))]
     first, second = model.encode(images).mean_nd, model.encode(shuffled).mean_nd
     assert not torch.allclose(first, second, atol=1e-4)
@@ -157,7 +196,7 @@ def test_sequence_networks_take_any_length():
 
 
 def test_both_rows_and_latents_reach_the_recurrent_networks():
-    model = model_of(CONFIGS[2])
+    model = model_of(RECURRENT)
     assert isinstance(model.encoder, RowEncoder)
     assert isinstance(model.decoder, RowDecoder)
     latents = torch.randn(1, 4, requires_grad=True)

@@ -78,6 +78,24 @@ def test_free_bits_cost_nothing_below_the_floor():
     torch.testing.assert_close(charged_kl(kl, 0.0), kl.sum(1))
 
 
+def test_free_bits_of_several_groups_are_each_group_s():
+    kl = torch.tensor([[0.1, 0.1, 0.5, 0.0], [0.9, 0.0, 0.1, 0.1]], requires_grad=True)
+    charged = charged_kl(kl, 0.3, (2, 2))
+    torch.testing.assert_close(charged.detach(), torch.tensor([0.8, 1.2]))
+    charged.sum().backward()
+    assert kl.grad is not None
+    assert kl.grad.tolist() == [[0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0]]
+
+
+def test_the_logs_of_a_hierarchy_hold_the_kl_of_each_group():
+    _, model, batch = setting(ELBOConfig())
+    objective = ELBO(ELBOConfig(), latent_dim=3, latent_groups=(1, 2))
+    _, logs = objective.loss(MODEL, {"model": model}, batch)
+    _, kl = terms_by_hand(model, batch)
+    torch.testing.assert_close(logs["kl_group_1"], kl[:, 0].mean().detach())
+    torch.testing.assert_close(logs["kl_group_2"], kl[:, 1:].sum(1).mean().detach())
+
+
 @given(st.floats(0.0, 10.0), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))
 def test_warm_up_rises_from_zero_to_beta_and_stays(beta: float, warmup: int, seen: int, more: int):
     config = ELBOConfig(beta=beta, kl_warmup_images=warmup)

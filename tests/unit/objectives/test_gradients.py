@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,14 @@ from torch import Tensor, nn
 
 from distgen.core.spec import ImageSpec
 from distgen.core.world import World
-from distgen.models import FAMILIES, GANConfig, RVAEConfig, VAEConfig, build_networks
+from distgen.models import (
+    FAMILIES,
+    GANConfig,
+    HVAEConfig,
+    RVAEConfig,
+    VAEConfig,
+    build_networks,
+)
 from distgen.objectives import KINDS, Noise, Objective, TrainBatch, build_objective
 from distgen.training.collective import Collective
 
@@ -30,14 +38,20 @@ IMAGES_SEEN = 640
 class Case:
     """A model and an objective that fit together."""
 
-    model: GANConfig | VAEConfig | RVAEConfig
+    model: GANConfig | VAEConfig | HVAEConfig | RVAEConfig
     objective: object
 
     def build(self) -> tuple[dict[str, nn.Module], Objective]:
         torch.manual_seed(0)
         networks = build_networks(self.model, SPEC)
-        latent_dim = networks[FAMILIES[self.model.family].served].latent_dim
-        objective = build_objective(self.objective, self.model.family, latent_dim)  # type: ignore[arg-type]
+        served: Any = networks[FAMILIES[self.model.family].served]
+        groups = getattr(served, "latent_groups", ())
+        objective = build_objective(
+            self.objective,  # type: ignore[arg-type]
+            self.model.family,
+            served.latent_dim,
+            groups,
+        )
         return networks, objective
 
 
@@ -53,8 +67,8 @@ def _cases() -> dict[str, Case]:
     both = KINDS["hinge"](r1=0.5, r2=2.0)
     cases |= {"relativistic-bare": Case(conditional, plain), "hinge-r1-r2": Case(gan, both)}
     shaped = KINDS["elbo"](beta=0.7, kl_warmup_images=1000, free_bits=0.002)
-    for family in (VAEConfig, RVAEConfig):
-        for likelihood in ("bernoulli", "gaussian"):
+    for family in (VAEConfig, HVAEConfig, RVAEConfig):
+        for likelihood in ("bernoulli", "gaussian", "logistic", "logistic-mixture"):
             model = family(latent_dim=4, width=8, likelihood=likelihood)
             cases[f"{model.family}-{likelihood}"] = Case(model, KINDS["elbo"]())
         cases[f"{model.family}-shaped"] = Case(family(latent_dim=4, width=8), shaped)

@@ -21,7 +21,7 @@ from distgen.training.outcome import finished_outcome
 from distgen.training.run import Tick, prepare
 from distgen.training.trainer import crossed, train, train_only
 
-FAMILIES = ("gan", "vae", "rvae")
+FAMILIES = ("gan", "vae", "hvae", "rvae")
 
 
 class StopAt:
@@ -198,6 +198,24 @@ def test_a_finished_run_leaves_all_that_it_promises(family, make_job, start):
     report = run.report.read_text()
     assert "http://" not in report.replace("http://www.w3.org", "")
     assert "data:image/png;base64," in report
+
+
+def test_a_run_shows_what_the_latents_of_each_group_hold(make_job, start):
+    run = start(make_job("hvae"))
+    train(run.job())
+    sheet = Image.open(io.BytesIO((run.samples / "traversals-000000000320.png").read_bytes()))
+    sheet.verify()
+    latents = run.card.read_json()["latents"]
+    assert [group["size"] for group in latents["groups"]] == [4, 4 * 4 * 4, 2 * 8 * 8]
+    point = [row for row in run.metrics() if row["stage"] == "train"][-1]["losses"]
+    by_group = [point[f"model/kl_group_{number}"] for number in (1, 2, 3)]
+    assert sum(by_group) == pytest.approx(point["model/kl"], rel=1e-5)
+    report, readme = run.report.read_text(), (run.bundle / "README.md").read_text()
+    assert "<h2>Latents</h2>" in report
+    assert "## Latents" in readme
+    for group in latents["groups"]:
+        assert f"{group['kl_nats']:.2f}" in report
+        assert f"{group['kl_nats']:.2f}" in readme
 
 
 def test_the_bundle_holds_the_average_not_the_last_weights(make_job, start):
