@@ -157,9 +157,7 @@ class _Reading:
         _, terms = self.reader.draw(observed, encoding, normals_nd)
         means_nd, _ = self.reader.draw(observed, encoding, torch.zeros_like(normals_nd))
         means_nd = means_nd.double()
-        return torch.stack(
-            [terms.kl_nd.double().sum(0), means_nd.sum(0), means_nd.square().sum(0)]
-        )
+        return torch.stack([terms.kl_nd.double().sum(0), means_nd.sum(0), means_nd.square().sum(0)])
 
     def curve(self, rows: range, order_d: np.ndarray, kept: tuple[int, ...]) -> Tensor:
         """Sums over a block of rate and distortion at each point, float64 `[points, 2]`."""

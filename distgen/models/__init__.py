@@ -32,7 +32,9 @@ FAMILIES: dict[str, Family] = {
     "rvae": rvae.FAMILY,
 }
 
-ModelConfig = Annotated[GANConfig | VAEConfig | HVAEConfig | RVAEConfig, Field(discriminator="family")]
+ModelConfig = Annotated[
+    GANConfig | VAEConfig | HVAEConfig | RVAEConfig, Field(discriminator="family")
+]
 
 
 def build_networks(config: ModelConfig, spec: ImageSpec) -> dict[str, nn.Module]:

@@ -163,8 +163,7 @@ class HierarchicalModel(nn.Module):
         """A row's numbers as the groups have them."""
         first, *others = values_nd.split(self.latent_groups, dim=1)
         shaped = (
-            part.unflatten(1, group.shape)
-            for part, group in zip(others, self._groups, strict=True)
+            part.unflatten(1, group.shape) for part, group in zip(others, self._groups, strict=True)
         )
         return [first, *shaped]
 

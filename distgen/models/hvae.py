@@ -160,7 +160,9 @@ def build(config: HVAEConfig, spec: ImageSpec) -> dict[str, nn.Module]:
         encoder=BottomUp(config, spec, pyramid, levels),
         top=Top(config, pyramid),
         groups=_groups(config, pyramid, levels),
-        decoder=_decoder(config, pyramid, with_maps, spec.channels * likelihood.outputs_per_channel),
+        decoder=_decoder(
+            config, pyramid, with_maps, spec.channels * likelihood.outputs_per_channel
+        ),
         likelihood=likelihood,
         first_dim=config.latent_dim,
     )

@@ -110,7 +110,7 @@ class DiscretisedLogistic(nn.Module):
 
     def log_prob(self, outputs_nchw: Tensor, observed_nchw: Tensor) -> Tensor:
         """Log probability p(x|z) [n] in nats of the 8-bit picture."""
-        means, log_scales, log_weights = self._parameters(outputs_nchw)
+        means, log_scales, log_weights = self._mixture(outputs_nchw)
         values = observed_nchw.unsqueeze(2)
         inverse_scales = (-log_scales).exp()
         above = (values + 0.5 * _LEVEL - means) * inverse_scales
@@ -126,10 +126,12 @@ class DiscretisedLogistic(nn.Module):
 
     def mean(self, outputs_nchw: Tensor) -> Tensor:
         """The mixture's mean, each logistic's brought into [-1, 1] before."""
-        means, _, log_weights = self._parameters(outputs_nchw)
-        return (means.clamp(-1.0, 1.0) * log_weights.exp()).sum(2)
+        means, _, log_weights = self._mixture(outputs_nchw)
+        whole = (means.clamp(-1.0, 1.0) * log_weights.exp()).sum(2)
+        # Rounded weights may sum to a little more than one.
+        return whole.clamp(-1.0, 1.0)
 
-    def _parameters(self, outputs_nchw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _mixture(self, outputs_nchw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Means, log scales and log weights, each [n, channels, components, height, width]."""
         kinds = 2 if self.components == 1 else 3
         parts = outputs_nchw.unflatten(1, (-1, kinds, self.components))

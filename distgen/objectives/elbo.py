@@ -38,9 +38,7 @@ def kl_weight(config: ELBOConfig, images_seen: int) -> float:
     return config.beta * images_seen / config.kl_warmup_images
 
 
-def charged_kl(
-    kl_nd: Tensor, free_bits: float, latent_groups: tuple[int, ...] = ()
-) -> Tensor:
+def charged_kl(kl_nd: Tensor, free_bits: float, latent_groups: tuple[int, ...] = ()) -> Tensor:
     """KL per picture [n], with at least `free_bits` charged for each dimension.
 
     Where there are several groups, each of them is charged at least that much: most dimensions of

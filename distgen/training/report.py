@@ -82,9 +82,7 @@ def _pictures(run: RunFolder) -> str:
         shown.append(("The real ones, reconstructed", grids[again[-1]]))
     if len(fakes) > 1:
         shown.append((f"The same latents after {_clock(fakes[0]):,} images", grids[fakes[0]]))
-    figures = "".join(
-        f"<figure>{_image(place, caption)}</figure>" for caption, place in shown
-    )
+    figures = "".join(f"<figure>{_image(place, caption)}</figure>" for caption, place in shown)
     return _section("Pictures", f"<div class='figures'>{figures}</div>" if shown else "")
 
 

@@ -302,9 +302,7 @@ class Trainer:
             samples.write(
                 self.run, self.ema.module, self.shard_set, self.job, self.images_seen, self.device
             )
-            samples.write_traversals(
-                self.run, self.ema.module, card, self.images_seen, self.device
-            )
+            samples.write_traversals(self.run, self.ema.module, card, self.images_seen, self.device)
             self.run.card.write_text(card.model_dump_json(indent=2))
             self.curves.card(self.images_seen, card)
             self._event("evaluated", headline=headline(card))

@@ -120,9 +120,7 @@ def test_powers_of_two_lie_between_nothing_and_everything():
 
 def group_of(*kl_nats: float, start: int = 0) -> LatentGroupScores:
     strengths = tuple(Strength(index=start + i, kl_nats=kl) for i, kl in enumerate(kl_nats))
-    return LatentGroupScores(
-        size=len(kl_nats), kl_nats=sum(kl_nats), active=1, strongest=strengths
-    )
+    return LatentGroupScores(size=len(kl_nats), kl_nats=sum(kl_nats), active=1, strongest=strengths)
 
 
 def test_a_sheet_s_rows_are_shared_by_groups_in_the_order_of_kl():
