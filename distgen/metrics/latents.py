@@ -142,11 +142,9 @@ class _Reading:
     """One model and its pictures, looked at block by block."""
 
     def __init__(
-        self, model: LatentVariableModel, chosen: PictureSet, seed: int, device: torch.device
+        self, model: LatentReader, chosen: PictureSet, seed: int, device: torch.device
     ) -> None:
-        assert isinstance(model, LatentReader)
         self.model = model
-        self.reader: LatentReader = model
         self.chosen = chosen
         self.seed = seed
         self.device = device
@@ -154,8 +152,8 @@ class _Reading:
     def moments(self, rows: range) -> Tensor:
         """Sums over a block of KL, posterior mean and its square, float64 `[3, latent_dim]`."""
         observed, encoding, normals_nd = self._load(rows)
-        _, terms = self.reader.draw(observed, encoding, normals_nd)
-        means_nd, _ = self.reader.draw(observed, encoding, torch.zeros_like(normals_nd))
+        _, terms = self.model.draw(observed, encoding, normals_nd)
+        means_nd, _ = self.model.draw(observed, encoding, torch.zeros_like(normals_nd))
         means_nd = means_nd.double()
         return torch.stack([terms.kl_nd.double().sum(0), means_nd.sum(0), means_nd.square().sum(0)])
 
@@ -166,7 +164,7 @@ class _Reading:
         for number in kept:
             mask_d = torch.zeros(self.model.latent_dim, dtype=torch.bool)
             mask_d[torch.from_numpy(order_d[:number].copy())] = True
-            _, terms = self.reader.draw(observed, encoding, normals_nd, mask_d.to(self.device))
+            _, terms = self.model.draw(observed, encoding, normals_nd, mask_d.to(self.device))
             points.append(
                 torch.stack([terms.kl_nd.double().sum(), -terms.log_likelihood_n.double().sum()])
             )

@@ -1,4 +1,4 @@
-"""Latent traversals: one latent moved from end to end, the others held, for those that hold most."""
+"""Latent traversals: one latent moved from end to end and the others held, a row for each."""
 
 from __future__ import annotations
 

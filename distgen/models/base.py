@@ -135,7 +135,7 @@ class LatentVariableModel(Protocol):
 
 
 @runtime_checkable
-class LatentReader(Protocol):
+class LatentReader(LatentVariableModel, Protocol):
     """A latent-variable model whose latents can be looked at one by one.
 
     Latents are the numbers that `Sampler.sample` takes, standard normal under the prior: what the

@@ -33,7 +33,7 @@ class LatentGroup(Protocol):
         ...
 
     def posterior(self, context: Tensor, message: Tensor) -> DiagonalGaussian:
-        """q of this group in units of its prior, given the context and the encoder's message."""
+        """The posterior in units of the prior, given the context and the encoder's message."""
         ...
 
     def absorb(self, features: Tensor, context: Tensor, latents: Tensor) -> Tensor:

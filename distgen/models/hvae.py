@@ -131,7 +131,7 @@ class MapGroup(nn.Module):
         return context
 
     def posterior(self, context: Tensor, message: Tensor) -> DiagonalGaussian:
-        """q of the maps in units of their prior, [n, latent channels, rows, columns]."""
+        """The posterior in units of the prior, [n, latent channels, rows, columns]."""
         mean, raw = self.relative(F.silu(context + message)).float().chunk(2, dim=1)
         return DiagonalGaussian.of(mean, raw)
 
@@ -141,8 +141,8 @@ class MapGroup(nn.Module):
         mean, raw = self.prior(seen).float().chunk(2, dim=1)
         maps = DiagonalGaussian.of(mean, raw).sample(latents)
         features = features + self.from_context(seen) + self.from_latents(maps)
-        features = self.leave(self.block(features))
-        return features
+        left: Tensor = self.leave(self.block(features))
+        return left
 
 
 def build(config: HVAEConfig, spec: ImageSpec) -> dict[str, nn.Module]:
