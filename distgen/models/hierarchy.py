@@ -161,9 +161,9 @@ class HierarchicalModel(nn.Module):
 
     def _divide(self, values_nd: Tensor) -> list[Tensor]:
         """A row's numbers as the groups have them."""
-        first, *others = values_nd.split(self.latent_groups, dim=1)
+        first, *others = torch.split(values_nd, list(self.latent_groups), dim=1)
         shaped = (
-            part.unflatten(1, group.shape) for part, group in zip(others, self._groups, strict=True)
+            part.reshape(-1, *group.shape) for part, group in zip(others, self._groups, strict=True)
         )
         return [first, *shaped]
 

@@ -99,7 +99,7 @@ class Top(nn.Module):
     def forward(self, latents_nd: Tensor) -> Tensor:
         """Features [n, width, base height, base width]."""
         features: Tensor = self.base(F.silu(self.hidden(latents_nd)))
-        return features.unflatten(1, self.shape)
+        return features.reshape(-1, *self.shape)
 
 
 class MapGroup(nn.Module):

@@ -134,7 +134,8 @@ class DiscretisedLogistic(nn.Module):
     def _mixture(self, outputs_nchw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Means, log scales and log weights, each [n, channels, components, height, width]."""
         kinds = 2 if self.components == 1 else 3
-        parts = outputs_nchw.unflatten(1, (-1, kinds, self.components))
+        count, _, *size = outputs_nchw.shape
+        parts = outputs_nchw.reshape(count, -1, kinds, self.components, *size)
         means, log_scales = parts[:, :, 0], parts[:, :, 1].clamp_min(_NARROWEST)
         if self.components == 1:
             return means, log_scales, torch.zeros_like(means)

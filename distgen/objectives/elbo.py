@@ -56,7 +56,8 @@ def charged_kl(kl_nd: Tensor, free_bits: float, latent_groups: tuple[int, ...] =
 
 def kl_by_group(kl_nd: Tensor, latent_groups: tuple[int, ...]) -> Tensor:
     """KL of each group [n, groups]."""
-    return torch.stack([part.sum(1) for part in kl_nd.split(latent_groups, dim=1)], dim=1)
+    parts = torch.split(kl_nd, list(latent_groups), dim=1)
+    return torch.stack([part.sum(1) for part in parts], dim=1)
 
 
 @dataclass(frozen=True)
