@@ -191,7 +191,8 @@ def _decoder(config: HVAEConfig, pyramid: Pyramid, first: int, outputs: int) -> 
         parts.append(residual_blocks(widths[level], config.blocks, gain, F.silu))
         if level + 1 < len(widths):
             parts.append(_up(widths[level], widths[level + 1]))
-    to_image = scaled(nn.ConvTranspose2d(widths[-1], outputs, 4, stride=2, padding=1))
+    # Small at first: what a likelihood makes of wild outputs are steep gradients.
+    to_image = scaled(nn.ConvTranspose2d(widths[-1], outputs, 4, stride=2, padding=1), 0.1)
     return nn.Sequential(*parts, nn.SiLU(), to_image)
 
 

@@ -128,6 +128,12 @@ def gradients_of(name: str, ranks: Collective, parts: int = 1) -> Gradients:
     return gradients
 
 
+def assert_equal_but_for_rounding(found: Tensor, expected: Tensor, key: str) -> None:
+    """Small gradients are sums of large ones: what they are off by goes with the largest."""
+    atol = 2e-5 * max(1.0, 0.5 * expected.abs().max().item())
+    torch.testing.assert_close(found, expected, rtol=2e-4, atol=atol, msg=key)
+
+
 def run_rank(rank: int, size: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -167,14 +173,14 @@ def test_many_ranks_have_the_gradients_of_one(name: str, parts: int, by_rank):
         found = ranks[f"{name} in {parts}"]
         assert found.keys() == alone.keys()
         for key, expected in alone.items():
-            torch.testing.assert_close(found[key], expected, rtol=2e-4, atol=2e-5, msg=key)
+            assert_equal_but_for_rounding(found[key], expected, key)
 
 
 @every_case
 def test_parts_of_a_batch_have_the_gradients_of_the_whole(name: str):
     whole = gradients_of(name, Collective(World()))
     for key, found in gradients_of(name, Collective(World()), parts=4).items():
-        torch.testing.assert_close(found, whole[key], rtol=2e-4, atol=2e-5, msg=key)
+        assert_equal_but_for_rounding(found, whole[key], key)
 
 
 @every_case
