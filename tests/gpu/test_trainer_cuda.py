@@ -19,6 +19,7 @@ pytestmark = [
 MODELS = {
     "gan": {"family": "gan", "latent_dim": 16, "width": 32, "conditional": True},
     "vae": {"family": "vae", "latent_dim": 8, "width": 32},
+    "hvae": {"family": "hvae", "latent_dim": 8, "width": 32},
     "rvae": {"family": "rvae", "latent_dim": 8, "width": 32},
 }
 

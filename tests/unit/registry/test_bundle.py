@@ -13,7 +13,7 @@ from pyarrow import fs as pafs
 from distgen.core.errors import DataError
 from distgen.core.spec import ImageSpec
 from distgen.core.storage import Location, locate
-from distgen.models import FAMILIES, GANConfig, RVAEConfig, VAEConfig
+from distgen.models import FAMILIES, GANConfig, HVAEConfig, RVAEConfig, VAEConfig
 from distgen.registry import inspect_bundle, load_bundle, with_card, write_bundle
 from distgen.registry.layout import MANIFEST, OPTIONAL, REQUIRED, WEIGHTS, BundleConfig
 from distgen.registry.model_card import render_readme
@@ -25,6 +25,7 @@ CONFIGS = {
     "conditional gan": GAN,
     "vae": VAEConfig(latent_dim=4, width=8),
     "gaussian vae": VAEConfig(latent_dim=4, width=8, likelihood="gaussian"),
+    "hvae": HVAEConfig(latent_dim=4, width=8, hidden=8, likelihood="logistic-mixture"),
     "rvae": RVAEConfig(latent_dim=4, width=8),
 }
 
