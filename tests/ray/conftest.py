@@ -19,7 +19,6 @@ from distgen.training.run import RunFolder
 MODELS: dict[str, dict[str, Any]] = {
     "gan": {"family": "gan", "latent_dim": 8, "width": 8, "conditional": True},
     "vae": {"family": "vae", "latent_dim": 4, "width": 8},
-    "hvae": {"family": "hvae", "latent_dim": 4, "width": 8, "hidden": 8},
     "rvae": {"family": "rvae", "latent_dim": 4, "width": 8},
 }
 

@@ -104,7 +104,7 @@ def test_run_is_given_up_after_its_last_failure(make_job: MakeJob) -> None:
 @pytest.mark.parametrize(
     "family",
     # What Ray does is the same for each family, and takes most of a minute.
-    ["gan", *(pytest.param(each, marks=pytest.mark.slow) for each in ("vae", "hvae", "rvae"))],
+    ["gan", *(pytest.param(each, marks=pytest.mark.slow) for each in ("vae", "rvae"))],
 )
 def test_killed_worker_costs_nothing(
     family: str, uninterrupted: dict[str, TrainJob], make_job: MakeJob
