@@ -116,7 +116,9 @@ def traversal_sheet(
     sheet = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default()
-    for column, text in enumerate([*(f"{value:+g}" for value in VALUES), "change"]):
+    for column, text in enumerate(
+        [*(f"{value:+g}" if value else "0" for value in VALUES), "change"]
+    ):
         pen.text((_LABEL + column * cell[1] + 4, 2), text, fill=_DIM, font=font)
     top = _LINE
     for number, (group, each, pictures) in enumerate(zip(groups, shown, sheets, strict=True), 1):
