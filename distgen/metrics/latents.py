@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distgen.core.seeding import derive
-from distgen.metrics.likelihood import load_images, observe_by_index
+from distgen.metrics.likelihood import load_images, normals_by_index, observe_by_index
 from distgen.metrics.ranks import Ranks
 from distgen.metrics.reals import BLOCK, PictureSet
 from distgen.metrics.scores import Part
@@ -173,12 +172,8 @@ class _Reading:
     def _load(self, rows: range) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
         images, indices = load_images(self.chosen, rows, self.device)
         observed = observe_by_index(self.model, images, indices)
-        normals_nd = torch.stack([self._normals(index) for index in indices]).to(self.device)
+        normals_nd = normals_by_index(self.seed, indices, self.model.latent_dim).to(self.device)
         return observed, self.model.encode(observed), normals_nd
-
-    def _normals(self, index: int) -> Tensor:
-        generator = torch.Generator().manual_seed(derive(self.seed, "posterior sample", index))
-        return torch.randn(self.model.latent_dim, generator=generator)
 
 
 def _groups(

@@ -16,6 +16,8 @@ from distgen.models import LatentVariableModel
 
 BLOCK = 8
 """Pictures weighed together; part of no result, but equal blocks make equal bits on any ranks."""
+WIDE_BLOCK = 64
+"""Pictures that are given one sample each together."""
 _MOST_ROWS = 1024
 """Posterior samples of all pictures that are weighed at once; more are not faster."""
 _PASS_BYTES = 256 << 20
@@ -44,6 +46,13 @@ class LikelihoodScores(Part):
     """Number of pictures."""
     split: str
     """Where the pictures come from."""
+    wide_nats: float | None = None
+    """`bound_nats` estimated for `wide_images` pictures: their mean with one sample, less what K
+    samples gain on the `images` pictures. How hard these few happen to be does not count in it."""
+    wide_error_nats: float | None = None
+    """Standard error of that gain."""
+    wide_images: int | None = None
+    """Pictures of the estimate; all that are held out where `split` has no more."""
 
 
 @torch.no_grad()
@@ -100,8 +109,19 @@ def measure(
     seed: int,
     device: torch.device,
     ranks: Ranks,
+    wide: PictureSet | None = None,
 ) -> LikelihoodScores:
-    """Scores over the chosen pictures, each rank weighing its own; the same on every rank."""
+    """Scores over the chosen pictures, each rank weighing its own; the same on every rank.
+
+    Args:
+        model: In evaluation mode.
+        chosen: Pictures that are weighed with all samples.
+        samples: K.
+        seed: Seed of the posterior samples.
+        device: Where the model is.
+        ranks: This rank among its peers.
+        wide: More pictures of the same split, for which the bound is estimated.
+    """
     parts = []
     for rows in ranks.blocks(len(chosen), BLOCK, "likelihood of"):
         images, indices = load_images(chosen, rows, device)
@@ -110,7 +130,31 @@ def measure(
     spec = chosen.shard_set.spec
     dimensions = spec.height * spec.width * spec.channels
     joined = ranks.join(parts, (2,))
-    return summarise(torch.from_numpy(joined), dimensions, samples, chosen.split)
+    scores = summarise(torch.from_numpy(joined), dimensions, samples, chosen.split)
+    if wide is None or len(wide) <= len(chosen):
+        return scores
+    rows = ranks.blocks(len(wide), WIDE_BLOCK, "bounds of")
+    parts = [_elbos(model, wide, block, seed, device).numpy() for block in rows]
+    gains_n = joined[:, 0] - joined[:, 1]
+    return scores.model_copy(
+        update={
+            "wide_nats": float(-ranks.join(parts).mean() - gains_n.mean()),
+            "wide_error_nats": float(gains_n.std(ddof=1) / math.sqrt(len(gains_n))),
+            "wide_images": len(wide),
+        }
+    )
+
+
+@torch.no_grad()
+def _elbos(
+    model: LatentVariableModel, wide: PictureSet, rows: range, seed: int, device: torch.device
+) -> Tensor:
+    """The evidence lower bound of some pictures with one sample each, float64 `[n]`."""
+    images, indices = load_images(wide, rows, device)
+    observed = observe_by_index(model, images, indices)
+    normals_nd = normals_by_index(seed, indices, model.latent_dim).to(device)
+    terms = model.terms(observed, model.encode(observed), normals_nd)
+    return (terms.log_likelihood_n - terms.kl_nd.sum(1)).double().cpu()
 
 
 def summarise(bounds_n2: Tensor, dimensions: int, samples: int, split: str) -> LikelihoodScores:
@@ -200,6 +244,12 @@ def observe_by_index(
         for index in indices
     ]
     return model.observe(images_nchw, torch.stack(uniforms).to(images_nchw.device))
+
+
+def normals_by_index(seed: int, indices: Sequence[int], latent_dim: int) -> Tensor:
+    """Standard normal numbers `[n, latent_dim]`, each row a function of (seed, index)."""
+    generators = (_generator(derive(seed, "posterior sample", int(i))) for i in indices)
+    return torch.stack([torch.randn(latent_dim, generator=g) for g in generators])
 
 
 def _generator(seed: int) -> torch.Generator:

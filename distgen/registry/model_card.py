@@ -66,6 +66,12 @@ def conditions(card: Card) -> list[str]:
             f"Likelihood: importance-weighted bound with {bound.importance_samples:,} samples on "
             f"{bound.images:,} {where} pictures; with one sample {bound.elbo_nats:.2f} nats."
         )
+        if bound.wide_nats is not None and bound.wide_images is not None:
+            said.append(
+                f"Estimated for {bound.wide_images:,} {where} pictures: {bound.wide_nats:.2f} ± "
+                f"{short(bound.wide_error_nats or 0.0)} nats, their mean with one sample less the "
+                "gain of the others."
+            )
     if card.not_finite:
         said.append(f"{card.not_finite:,} generated pictures held values that are not numbers.")
     return said

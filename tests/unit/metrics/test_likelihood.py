@@ -110,6 +110,26 @@ def test_a_picture_s_bounds_depend_on_its_index_alone():
     assert not torch.allclose(moved, alone, atol=1e-3)
 
 
+def test_a_few_pictures_tell_the_bound_of_all(digits):
+    held_out = open_shard_set(digits, "test")
+    torch.manual_seed(0)
+    model = build_networks(VAEConfig(latent_dim=4, width=8), held_out.spec)["model"].eval()
+    with torch.no_grad():
+        model.encoder.posterior.weight.mul_(8.0)  # a poor posterior, so that samples gain much
+    chosen, everything = (
+        choose_pictures(held_out, count, "test", "likelihood") for count in (60, 10_000)
+    )
+    asked = {"seed": 0, "device": torch.device("cpu"), "ranks": Ranks()}
+    few = measure(model, chosen, 20, **asked, wide=everything)
+    whole = measure(model, everything, 20, **asked)
+    assert few.wide_images == whole.images == held_out.num_samples
+    tolerance = 4 * few.wide_error_nats
+    assert abs(few.wide_nats - whole.bound_nats) < tolerance
+    assert whole.elbo_nats - whole.bound_nats > 2 * tolerance, "or the gain would not be seen"
+    assert whole.wide_nats is None
+    assert measure(model, chosen, 20, **asked).wide_nats is None
+
+
 def test_bits_are_nats_over_pixels():
     bounds = torch.full((4, 2), -math.log(2.0) * 784)
     scores = summarise(bounds, 784, 10, "test")
