@@ -133,8 +133,10 @@ def measure(
     scores = summarise(torch.from_numpy(joined), dimensions, samples, chosen.split)
     if wide is None or len(wide) <= len(chosen):
         return scores
-    rows = ranks.blocks(len(wide), WIDE_BLOCK, "bounds of")
-    parts = [_elbos(model, wide, block, seed, device).numpy() for block in rows]
+    parts = [
+        _elbos(model, wide, rows, seed, device).numpy()
+        for rows in ranks.blocks(len(wide), WIDE_BLOCK, "bounds of")
+    ]
     gains_n = joined[:, 0] - joined[:, 1]
     return scores.model_copy(
         update={

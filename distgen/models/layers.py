@@ -194,7 +194,7 @@ class Contract(nn.Module):
 
 
 class Expand(nn.Module):
-    """Vectors [n, inputs] to pictures: the mirror image of `Contract`."""
+    """Vectors [n, inputs] to pictures, scaled by `image_gain`: the mirror image of `Contract`."""
 
     def __init__(
         self,
@@ -204,6 +204,7 @@ class Expand(nn.Module):
         width: int,
         blocks: int,
         activation: Activation = activate,
+        image_gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.activation = activation
@@ -218,7 +219,9 @@ class Expand(nn.Module):
             scaled(nn.ConvTranspose2d(coarse, fine, 4, stride=2, padding=1), LINEAR)
             for coarse, fine in pairwise(widths)
         )
-        self.to_image = scaled(nn.ConvTranspose2d(widths[-1], channels, 4, stride=2, padding=1))
+        self.to_image = scaled(
+            nn.ConvTranspose2d(widths[-1], channels, 4, stride=2, padding=1), image_gain
+        )
 
     def forward(self, vectors_ni: Tensor) -> Tensor:
         """Unbounded pictures [n, c, h, w]."""

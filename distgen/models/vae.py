@@ -5,7 +5,7 @@ SiLU in the place of leaky ReLU brings the bound on Fashion-MNIST down by two na
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from distgen.core.config import Config
 from distgen.core.spec import ImageSpec
 from distgen.models.base import Family
-from distgen.models.layers import Contract, Expand, Pyramid, linear, pyramid_for
+from distgen.models.layers import LINEAR, Contract, Expand, Pyramid, linear, pyramid_for
 from distgen.models.likelihoods import LikelihoodName, build_likelihood
 from distgen.models.single import SingleLatentModel
 
@@ -29,6 +29,9 @@ class VAEConfig(Config):
     """Channels at the coarsest resolution; halved with each doubling, down to a quarter."""
     blocks: int = Field(default=1, ge=1, le=64)
     """Residual blocks per resolution, in encoder and decoder."""
+    hidden: Annotated[int, Field(ge=4, le=8192)] | None = None
+    """Units of a dense layer between the latent vector and the coarsest maps, in encoder and
+    decoder; none by default."""
     likelihood: LikelihoodName = "bernoulli"
     """`bernoulli` (stochastically binarised pixels), `gaussian` (grey levels or colours), or
     `logistic` or `logistic-mixture` (8-bit values themselves)."""
@@ -40,11 +43,16 @@ class Encoder(nn.Module):
     def __init__(self, config: VAEConfig, spec: ImageSpec, pyramid: Pyramid) -> None:
         super().__init__()
         self.trunk = Contract(spec.channels, pyramid, config.width, config.blocks, F.silu)
-        self.posterior = linear(self.trunk.size, 2 * config.latent_dim, gain=0.1)
+        features = config.hidden or self.trunk.size
+        self.hidden = linear(self.trunk.size, features) if config.hidden else None
+        self.posterior = linear(features, 2 * config.latent_dim, gain=0.1)
 
     def forward(self, observed_nchw: Tensor) -> Tensor:
         """Means, then raw logarithms of scales."""
-        parameters: Tensor = self.posterior(self.trunk(observed_nchw))
+        features_nf: Tensor = self.trunk(observed_nchw)
+        if self.hidden is not None:
+            features_nf = F.silu(self.hidden(features_nf))
+        parameters: Tensor = self.posterior(features_nf)
         return parameters
 
 
@@ -56,10 +64,22 @@ def build(config: VAEConfig, spec: ImageSpec) -> dict[str, nn.Module]:
     """
     pyramid = pyramid_for(spec)
     likelihood = build_likelihood(config.likelihood)
-    outputs = spec.channels * likelihood.outputs_per_channel
+    decoder: nn.Module = Expand(
+        config.hidden or config.latent_dim,
+        spec.channels * likelihood.outputs_per_channel,
+        pyramid,
+        config.width,
+        config.blocks,
+        F.silu,
+        # Small at first: what a likelihood makes of wild outputs are steep gradients.
+        image_gain=0.1,
+    )
+    if config.hidden:
+        dense = linear(config.latent_dim, config.hidden, gain=LINEAR)
+        decoder = nn.Sequential(dense, nn.SiLU(), decoder)
     model = SingleLatentModel(
         Encoder(config, spec, pyramid),
-        Expand(config.latent_dim, outputs, pyramid, config.width, config.blocks, F.silu),
+        decoder,
         likelihood,
         config.latent_dim,
     )

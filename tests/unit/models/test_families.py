@@ -20,6 +20,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "vae": {"family": "vae", "latent_dim": 5, "width": 8},
     "vae-gaussian": {"family": "vae", "latent_dim": 5, "width": 8, "likelihood": "gaussian"},
     "vae-logistic": {"family": "vae", "latent_dim": 5, "width": 8, "likelihood": "logistic"},
+    "vae-dense": {"family": "vae", "latent_dim": 5, "width": 8, "hidden": 8},
     "hvae": {"family": "hvae", "latent_dim": 5, "width": 8, "hidden": 8},
     "hvae-mixture": {
         "family": "hvae",

@@ -67,6 +67,7 @@ def _cases() -> dict[str, Case]:
     both = KINDS["hinge"](r1=0.5, r2=2.0)
     cases |= {"relativistic-bare": Case(conditional, plain), "hinge-r1-r2": Case(gan, both)}
     shaped = KINDS["elbo"](beta=0.7, kl_warmup_images=1000, free_bits=0.002)
+    cases["vae-dense"] = Case(VAEConfig(latent_dim=4, width=8, hidden=8), KINDS["elbo"]())
     for family in (VAEConfig, HVAEConfig, RVAEConfig):
         for likelihood in ("bernoulli", "gaussian", "logistic", "logistic-mixture"):
             model = family(latent_dim=4, width=8, likelihood=likelihood)
