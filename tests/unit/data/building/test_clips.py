@@ -195,7 +195,7 @@ def test_all_clips_of_a_video_are_in_the_split_of_the_video(tmp_path: Path) -> N
         for split in ("train", "test")
     }
     assert not names["train"] & names["test"]
-    items = open_source(str(tmp_path / "v"), videos=True).items(None)
+    items = open_source(str(tmp_path / "v"), frames=3).items(None)
     assert names["test"] == {Path(i.origin).stem for i in items if split_of(i, 0.4) == "test"}
     assert len(by_key(tmp_path / "set" / "test")) == 4 * len(names["test"])
 
