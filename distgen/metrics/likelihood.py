@@ -93,15 +93,14 @@ def measure(
     """Scores over the chosen pictures, each rank weighing its own; the same on every rank."""
     parts = []
     for rows in ranks.blocks(len(chosen), BLOCK, "likelihood of"):
-        images = torch.from_numpy(chosen.pictures(rows)).to(device)
-        images_nchw = images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        images = torch.from_numpy(chosen.samples(rows)).to(device)
+        images_nchw = images.movedim(-1, -3).float() / 127.5 - 1.0
         indices = chosen.indices_n[rows.start : rows.stop].tolist()
         bounds = importance_bounds(
             model, images_nchw.contiguous(), indices, samples=samples, seed=seed
         )
         parts.append(bounds.numpy())
-    spec = chosen.shard_set.spec
-    dimensions = spec.height * spec.width * spec.channels
+    dimensions = math.prod(chosen.shard_set.spec.shape)
     joined = ranks.join(parts, (2,))
     return summarise(torch.from_numpy(joined), dimensions, samples, chosen.split)
 

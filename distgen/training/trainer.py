@@ -299,7 +299,13 @@ class Trainer:
         self.last_card = card
         if self.curves is not None:
             samples.write(
-                self.run, self.ema.module, self.shard_set, self.job, self.images_seen, self.device
+                self.run,
+                self.ema.module,
+                self.shard_set,
+                self.job,
+                self.images_seen,
+                self.device,
+                self.held_out,
             )
             self.run.card.write_text(card.model_dump_json(indent=2))
             self.curves.card(self.images_seen, card)
