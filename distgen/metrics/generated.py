@@ -51,7 +51,9 @@ class PictureMaker:
         made = to_uint8_nhwc(images_nchw)
         if self.frames_n is None:
             return made
-        return made[np.arange(len(made)), self.frames_n[numbers.start : numbers.stop]]
+        chosen_n = self.frames_n[numbers.start : numbers.stop]
+        pictures: np.ndarray = made[np.arange(len(made)), chosen_n]
+        return pictures
 
 
 def latents_for(seed: int, numbers: Sequence[int], latent_dim: int) -> Tensor:

@@ -30,7 +30,8 @@ def summed_error(mse: np.ndarray, pixels: int) -> np.ndarray:
         mse: From `squared_error`.
         pixels: Values of a picture: height times width times channels.
     """
-    return mse * (pixels / RANGE**2)
+    summed: np.ndarray = mse * (pixels / RANGE**2)
+    return summed
 
 
 def decibels(mse: np.ndarray) -> np.ndarray:

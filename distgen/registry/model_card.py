@@ -55,8 +55,11 @@ def quality_rows(card: Card) -> list[QualityRow]:
 
 def _prediction_rows(video: VideoScores) -> list[QualityRow]:
     """What is predicted of clips, each figure beside that of the last given frame."""
-    ways = ((f"mean of {video.futures} predictions", video.mean), ("a prediction", video.single))
-    ways = (*ways, (f"best of {video.futures} predictions", video.best))
+    ways = (
+        (f"mean of {video.futures} predictions", video.mean),
+        ("a prediction", video.single),
+        (f"best of {video.futures} predictions", video.best),
+    )
     rows = []
     for key, title, better in _FRAME_FIGURES:
         copied = short(getattr(video.last_frame, key))
