@@ -17,7 +17,7 @@ from distgen.metrics.similarity import decibels, squared_error, ssim, summed_err
 
 BLOCK = 8
 """Clips predicted together; equal blocks make equal bits on any ranks."""
-_WAYS, _FIGURES = 4, 3  # last frame, single, mean, best; squared error, PSNR, SSIM
+_WAYS, _FIGURES = 5, 3  # last frame, central, single, mean, best; squared error, PSNR, SSIM
 
 
 @runtime_checkable
@@ -25,7 +25,7 @@ class Predictor(Protocol):
     """A model of clips that can go on from given frames."""
 
     latent_dim: int
-    """Standard normal numbers that a clip takes."""
+    """Standard normal numbers that a whole clip takes."""
 
     def predict(self, context_ntchw: Tensor, num_frames: int, normals_nd: Tensor) -> Tensor:
         """The `num_frames` frames that follow, [n, num_frames, C, H, W] in [-1, 1].
@@ -72,6 +72,8 @@ class VideoScores(Part):
     """K: predictions made of each clip."""
     last_frame: FrameScores
     """The floor: the last given frame, again and again."""
+    central: FrameScores
+    """The one prediction of normal numbers that are all zero: at each step the prior's middle."""
     single: FrameScores
     """One prediction, on average over the K."""
     mean: FrameScores
@@ -82,8 +84,13 @@ class VideoScores(Part):
 
     def figures(self) -> dict[str, float]:
         """Means over frames by a flat name, for curves and searches."""
-        ways = {"mean": self.mean, "best": self.best, "single": self.single}
-        ways["last_frame"] = self.last_frame
+        ways = {
+            "central": self.central,
+            "mean": self.mean,
+            "best": self.best,
+            "single": self.single,
+            "last_frame": self.last_frame,
+        }
         return {
             f"prediction_{figure}/{way}": getattr(scores, figure)
             for figure in ("mse_summed", "psnr", "ssim")
@@ -133,9 +140,10 @@ def measure(
         split=chosen.split,
         futures=futures,
         last_frame=ways[0],
-        single=ways[1],
-        mean=ways[2],
-        best=ways[3],
+        central=ways[1],
+        single=ways[2],
+        mean=ways[3],
+        best=ways[4],
     )
 
 
@@ -183,6 +191,7 @@ def _compare(
         predicted = model.predict(given_ntchw, truth.shape[1], normals_nd.contiguous()).float()
         each.append(frame_figures(to_uint8_nhwc(predicted), truth))
         total = predicted if total is None else total + predicted
+    central = model.predict(given_ntchw, truth.shape[1], torch.zeros_like(normals_nd))
     assert total is not None  # noqa: S101 - K is at least 1
     mean = to_uint8_nhwc(total / normals_nkd.shape[1])
     last = np.broadcast_to(clips_nthwc[:, context - 1 : context], truth.shape)
@@ -190,6 +199,7 @@ def _compare(
     return np.stack(
         [
             frame_figures(last, truth),
+            frame_figures(to_uint8_nhwc(central), truth),
             figures_kn3t.mean(axis=0),
             frame_figures(mean, truth),
             best_of(figures_kn3t),

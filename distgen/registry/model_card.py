@@ -56,8 +56,8 @@ def quality_rows(card: Card) -> list[QualityRow]:
 def _prediction_rows(video: VideoScores) -> list[QualityRow]:
     """What is predicted of clips, each figure beside that of the last given frame."""
     ways = (
+        ("central prediction", video.central),
         (f"mean of {video.futures} predictions", video.mean),
-        ("a prediction", video.single),
         (f"best of {video.futures} predictions", video.best),
     )
     rows = []
@@ -107,7 +107,8 @@ def _predictions_said(video: VideoScores) -> str:
         f"Predictions: {video.predicted} frames from the {video.context} before them, of "
         f"{video.clips:,} {where} clips, {video.futures} predictions of each, rounded to 8 bits. "
         "The squared error is summed over a frame's pixels on a scale from 0 to 1; SSIM is that of "
-        "Wang et al. 2004 (Gaussian window of 11x11, range 255); the best prediction is chosen for "
+        "Wang et al. 2004 (Gaussian window of 11x11, range 255); the central prediction takes the "
+        "prior's middle at each step, the best one is chosen for "
         "each clip and figure by the truth; beside each figure is that of the last given frame, "
         "repeated."
     )

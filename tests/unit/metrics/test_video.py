@@ -82,6 +82,9 @@ def test_figures_are_those_of_the_frames_themselves(sets):
     predicted = [model.predict(given, 2, normals[:, k]) for k in range(2)]
     mean = ((predicted[0] + predicted[1]) / 2 + 1).mul(127.5).round().movedim(-3, -1).numpy()
     np.testing.assert_allclose(scores.mean.mse, squared_error(mean, truth).mean(), rtol=1e-12)
+    central = model.predict(given, 2, torch.zeros(5, 4)).add(1).mul(127.5).round()
+    expected = squared_error(central.movedim(-3, -1).numpy(), truth).mean()
+    np.testing.assert_allclose(scores.central.mse, expected, rtol=1e-12)
 
 
 def test_the_truth_is_the_best_of_several_and_known_by_its_figures(sets):
