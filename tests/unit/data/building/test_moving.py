@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from distgen.core.errors import DataError, UsageError
 from distgen.data import build, open_shard_set, read_samples
+from distgen.data.building.journal import digest_of
 from distgen.data.building.processes import Processes
 from distgen.data.building.sources import SourceOptions, builtin, moving, open_source
 from distgen.data.building.sources.builtin import (
@@ -205,3 +206,16 @@ def test_options_that_do_not_fit_are_refused(
 def test_numbers_of_clips_are_for_made_clips() -> None:
     with pytest.raises(UsageError, match="--test-clips is for clips that distgen makes, and the"):
         open_source("digits", SourceOptions(test_clips=5))
+
+
+@pytest.mark.parametrize(
+    "other", [{"seed": 1}, {"frames": 4}, {"clips": 39}, {"pictures": 1}], ids=str
+)
+def test_a_build_goes_on_only_from_one_of_the_same_clips(other: dict[str, int]) -> None:
+    def digest(source: MovingSource) -> str:
+        return digest_of({}, {split: source.items(split) for split in source.splits})
+
+    same, changed = small(), small(**{k: v for k, v in other.items() if k != "pictures"})
+    if "pictures" in other:
+        changed = MovingSource("m", {**PICTURES, "test": PICTURES["test"] + 1}, 40, 20, frames=3)
+    assert digest(small()) == digest(same) != digest(changed)
