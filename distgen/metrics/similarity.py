@@ -37,7 +37,8 @@ def summed_error(mse: np.ndarray, pixels: int) -> np.ndarray:
 def decibels(mse: np.ndarray) -> np.ndarray:
     """Peak signal-to-noise ratio of a mean squared error, in dB, at most `MOST_DECIBELS`."""
     least = RANGE**2 / 10 ** (MOST_DECIBELS / 10)
-    return 10.0 * np.log10(RANGE**2 / np.maximum(mse, least))
+    ratio: np.ndarray = 10.0 * np.log10(RANGE**2 / np.maximum(mse, least))
+    return ratio
 
 
 def ssim(pictures: np.ndarray, truth: np.ndarray) -> np.ndarray:
