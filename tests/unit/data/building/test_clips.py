@@ -28,8 +28,7 @@ from distgen.data.index import IndexEntry, IndexReader, ShardEntry
 from distgen.data.pipeline import Samples
 from distgen.data.streaming.mixed import mix
 from distgen.data.torch_dataset import StreamDataset
-
-from .test_data_commands import run
+from tests.unit.data.test_data_commands import run
 
 
 def video(path: Path, frames: int, side: int = 6, channels: int | None = 3) -> np.ndarray:
