@@ -44,7 +44,18 @@ def build(
         int | None,
         typer.Option(
             help="Make clips of so many frames of videos, animated GIF, WebP and PNG, and .npy "
-            "arrays of frames. Default: pictures."
+            "arrays of frames. Default: pictures; of `moving-fashion-mnist` clips of 20."
+        ),
+    ] = None,
+    clips: Annotated[
+        int | None,
+        typer.Option(help="`moving-fashion-mnist`: clips to train on. Default: 10,000."),
+    ] = None,
+    test_clips: Annotated[
+        int | None,
+        typer.Option(
+            help="`moving-fashion-mnist`: clips to hold out; of any number the first ones are the "
+            "same. Default: 1,000."
         ),
     ] = None,
     stride: Annotated[
@@ -111,12 +122,14 @@ def build(
 ) -> None:
     """Build a shard set: WebDataset tars with an index and a manifest.
 
-    SRC is the first of these that it fits: a built-in set (`digits`, `fashion-mnist`); a Parquet
-    file or a WebDataset tar; a shard set, or a folder of its splits; a folder of IDX files; a
-    folder of Parquet files, of tars, or of pictures (a class is a first-level subfolder). All but
-    IDX files and folders of pictures may be URLs, such as s3://bucket/path. Folders and files that
-    are called train, test and val stay splits. Of tars and shard sets, the picture and the class
-    of each sample go into the new set, and nothing else. With --frames it is a folder of videos.
+    SRC is the first of these that it fits: a built-in set (`digits`, `fashion-mnist`,
+    `moving-fashion-mnist`); a Parquet file or a WebDataset tar; a shard set, or a folder of its
+    splits; a folder of IDX files; a folder of Parquet files, of tars, or of pictures (a class is a
+    first-level subfolder). All but IDX files and folders of pictures may be URLs, such as
+    s3://bucket/path. Folders and files that are called train, test and val stay splits. Of tars
+    and shard sets, the picture and the class of each sample go into the new set, and nothing else.
+    With --frames it is a folder of videos. `moving-fashion-mnist` is made here: clips in which two
+    items of Fashion-MNIST bounce around in 64x64.
 
     Messy folders are fine: orientation and colour profiles are applied, transparency goes over
     white, and what cannot be used is listed in rejected.csv with the reason. Files with the same
@@ -124,6 +137,7 @@ def build(
     """
     from distgen.data import build as build_here
     from distgen.data.building.sources import SourceOptions
+    from distgen.data.building.sources.builtin import MADE_CLIPS
 
     run: Callable[..., Built] = build_here
     address = address or os.environ.get("RAY_ADDRESS")
@@ -131,7 +145,7 @@ def build(
         from distgen.launch.build import build_on_cluster  # only here is Ray needed
 
         run = partial(build_on_cluster, address=address)
-    with progress("pictures" if frames is None else "clips") as show:
+    with progress("clips" if frames or source in MADE_CLIPS else "pictures") as show:
         built = run(
             source,
             dst,
@@ -141,7 +155,9 @@ def build(
             frames=frames,
             stride=stride,
             split=split,
-            options=SourceOptions(image_column, label_column, picture, label_key),
+            options=SourceOptions(
+                image_column, label_column, picture, label_key, clips, test_clips
+            ),
             encoding=encoding,
             quality=quality,
             workers=workers,

@@ -14,7 +14,7 @@ def generate(
         str,
         typer.Argument(metavar="MODEL", help="A run, a bundle, name, name@alias or name:version."),
     ],
-    count: Annotated[int, typer.Option(help="How many pictures.", min=1)],
+    count: Annotated[int, typer.Option(help="How many pictures or clips.", min=1)],
     out: Annotated[str, typer.Option(help="Path or URL of the shard set's folder.")],
     seed: Annotated[int, typer.Option(help="Another seed, other pictures.", min=0)] = 0,
     classes: Annotated[
@@ -42,7 +42,7 @@ def generate(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Make many pictures and write them as a shard set, on all of a cluster.
+    """Make many pictures, or clips, and write them as a shard set, on all of a cluster.
 
     Picture i is the same however many workers there are, and what an endpoint returns as the i-th
     picture for the same seed and class.
@@ -76,5 +76,6 @@ def generate(
             {"out": locate(out).url, "count": manifest.num_samples, "digest": manifest.fingerprint}
         )
         return
-    console.print(f"{manifest.num_samples:,} pictures: {locate(out)}")
+    made = "pictures" if manifest.image.frames is None else "clips"
+    console.print(f"{manifest.num_samples:,} {made}: {locate(out)}")
     console.print(f"  look     distgen data preview {out}")

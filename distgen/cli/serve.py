@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from distgen.registry.bundle import BundleInfo
     from distgen.serving.client import Answer
     from distgen.serving.detached import Detached
+    from distgen.serving.sampler import UInt8Images
 
 endpoint_app = typer.Typer(
     help="Look at and end endpoints that `distgen serve --detach` started.", no_args_is_help=True
@@ -83,7 +84,13 @@ def query(
         ),
     ] = "random",
     count: Annotated[int, typer.Option("-n", "--count", help="Number of pictures.")] = 16,
-    out: Annotated[str, typer.Option(help="Where the grid of pictures goes, as PNG.")] = "grid.png",
+    out: Annotated[
+        str,
+        typer.Option(
+            help="Where the grid of pictures goes, as PNG; of clips a sheet, or as *.gif or *.webp "
+            "the grid in which they play."
+        ),
+    ] = "grid.png",
     url: Annotated[
         str, typer.Option(help="The endpoint.", envvar="DISTGEN_URL")
     ] = "http://127.0.0.1:8000",
@@ -98,7 +105,6 @@ def query(
     """Ask an endpoint for pictures and save them as one grid."""
     from distgen.core.errors import UsageError
     from distgen.core.storage import locate
-    from distgen.metrics.grid import grid_png
     from distgen.serving.client import Client
 
     place = locate(out)
@@ -106,7 +112,7 @@ def query(
         raise UsageError(f"{str(place)!r} is a folder.", remedy=f"--out {place / 'grid.png'}")
     answer = Client(url).generate(prompt, count, seed, truncation)
     try:
-        place.write_bytes(grid_png(answer.images_nhwc))
+        place.write_bytes(_shown(answer.images_nhwc, place.name))
     except OSError as error:
         raise UsageError(
             "The pictures cannot be saved.",
@@ -119,7 +125,8 @@ def query(
         return
     classes = sorted(set(answer.labels))
     of_what = f" of {classes[0]}" if len(classes) == 1 else ""
-    plural = "picture" if len(answer.seeds) == 1 else "pictures"
+    made = "picture" if answer.images_nhwc.ndim == 4 else "clip"
+    plural = made if len(answer.seeds) == 1 else f"{made}s"
     console.print(
         f"{len(answer.seeds)} {plural}{of_what} by {answer.model} ({answer.digest[:12]}), "
         f"seed {answer.seeds[0]}: {place}",
@@ -283,3 +290,15 @@ def _described(answer: Answer, place: Location) -> dict[str, object]:
         "seeds": list(answer.seeds),
         "classes": list(answer.labels),
     }
+
+
+def _shown(images_nhwc: UInt8Images, name: str) -> bytes:
+    """Pictures or clips as the one file that a name asks for."""
+    from distgen.metrics.animation import animate, moving_grid, sheet_png
+    from distgen.metrics.grid import grid_png
+
+    if images_nhwc.ndim == 4:
+        return grid_png(images_nhwc)
+    if name.lower().endswith((".gif", ".webp")):
+        return animate(moving_grid(images_nhwc), "gif" if name.lower().endswith("gif") else "webp")
+    return sheet_png(images_nhwc)

@@ -310,7 +310,7 @@ def _sheet(shard_set: ShardSet, lines: list[np.ndarray], titles: list[str], colu
     tile = (spec.width * factor, spec.height * factor)
     font = ImageFont.load_default(_FONT_SIZE)
     left = _MARGIN + max((int(font.getlength(t)) + _MARGIN for t in titles if t), default=0)
-    shown = None if spec.frames is None else _spread(spec.frames, columns)
+    shown = None if spec.frames is None else spread(spec.frames, columns)
     width = max((len(line) for line in lines), default=0) * (1 if shown is None else len(shown))
     size = (left + width * (tile[0] + _MARGIN), _MARGIN + len(lines) * (tile[1] + _MARGIN))
     sheet = Image.new("RGB", size, "white")
@@ -330,6 +330,6 @@ def _sheet(shard_set: ShardSet, lines: list[np.ndarray], titles: list[str], colu
     return file.getvalue()
 
 
-def _spread(frames: int, most: int) -> np.ndarray:
+def spread(frames: int, most: int) -> np.ndarray:
     """At most so many frames of a clip, the first and the last among them, evenly apart."""
     return np.linspace(0, frames - 1, min(frames, most)).round().astype(np.int64)

@@ -1,4 +1,4 @@
-"""Pictures 0 to N-1 of a model as a shard set, made by as many processes as there is room for."""
+"""Pictures or clips 0 to N-1 of a model as a shard set, made by as many processes as have room."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from distgen.core.errors import UsageError, did_you_mean
 from distgen.core.storage import Location, locate
 from distgen.data.building.convert import Target, encode
 from distgen.data.building.pack import SetWriter, check_room, replacing
+from distgen.data.formats import npy
 from distgen.data.index import Manifest
 from distgen.launch.cluster import connect
 from distgen.launch.places import fitting_workers, wait_for_place
@@ -31,7 +32,8 @@ from distgen.serving.sampler import (
 )
 
 RANGE = 256
-"""Pictures that a process makes at a time."""
+"""Pictures that a process makes at a time, or clips where they are small."""
+_RANGE_BYTES = 64 << 20
 _MAX_BLOCKS = 1_000
 Progress = Callable[[int, int], None]
 
@@ -67,7 +69,7 @@ def generate(
     overwrite: bool = False,
     on_progress: Progress | None = None,
 ) -> Manifest:
-    """Write `count` pictures as a shard set, which trains again like any other.
+    """Write `count` pictures, or clips, as a shard set, which trains again like any other.
 
     Picture i is the same however many workers make it, and the same as the i-th picture that an
     endpoint returns for this seed and class. The manifest is written last: what is cut short is no
@@ -108,6 +110,7 @@ def generate(
     location = locate(destination)
     check_room(location, overwrite)
     image = loaded.spec.model_copy(update={"classes": names})
+    kind = "png" if image.frames is None else "npy"
     with connect(address) as connection:
         room = connection.room()
         workers = fitting_workers(room, workers, gpus_per_worker)
@@ -118,28 +121,29 @@ def generate(
                 place,
                 name=f"{loaded.name}-generated",
                 image=image,
-                fields=("cls", "png") if names else ("png",),
+                fields=("cls", kind) if names else (kind,),
             ) as writer,
         ):
-            made = _stream(recipe, count, workers, gpus_per_worker)
+            each = max(1, min(RANGE, _RANGE_BYTES // math.prod(image.shape)))
+            made = _stream(recipe, count, each, workers, gpus_per_worker)
             for done, (label, data) in enumerate(made, 1):
-                writer.add(f"{done - 1:09d}", {"png": data}, label)
-                if on_progress is not None and (done % RANGE == 0 or done == count):
+                writer.add(f"{done - 1:09d}", {kind: data}, label)
+                if on_progress is not None and (done % each == 0 or done == count):
                     on_progress(done, count)
             return writer.commit()
 
 
 def _stream(
-    recipe: Recipe, count: int, workers: int, gpus_per_worker: float
+    recipe: Recipe, count: int, each: int, workers: int, gpus_per_worker: float
 ) -> Iterator[tuple[int, bytes]]:
-    """Label and PNG of every picture, in the order of their numbers."""
+    """Label and file of every picture or clip, in the order of their numbers."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
-    starts = range(0, count, RANGE)
-    ranges = [{"start": start, "stop": min(start + RANGE, count)} for start in starts]
+    starts = range(0, count, each)
+    ranges = [{"start": start, "stop": min(start + each, count)} for start in starts]
     made = ray.data.from_items(
         ranges, override_num_blocks=min(len(ranges), _MAX_BLOCKS)
     ).map_batches(
@@ -151,7 +155,7 @@ def _stream(
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(ranges))),
     )
     for batch in made.iter_batches(batch_size=None, batch_format="numpy"):
-        yield from zip(map(int, batch["label"]), batch["png"], strict=True)
+        yield from zip(map(int, batch["label"]), batch["file"], strict=True)
 
 
 class _Painter:
@@ -166,15 +170,18 @@ class _Painter:
         self._sampler = Sampler(network_of(bundle), spec, device=device)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Labels (-1 where there are none) and PNGs of one range."""
+        """Labels (-1 where there are none) and files of one range."""
         numbers = range(int(batch["start"][0]), int(batch["stop"][0]))
         pictures = [self._recipe.picture(number) for number in numbers]
-        files = [
-            encode(image_hwc, self._target, lossy=False).data
-            for image_hwc in self._sampler.sample(pictures)
-        ]
+        files = [self._file(image_hwc) for image_hwc in self._sampler.sample(pictures)]
         labels = [-1 if picture.label is None else picture.label for picture in pictures]
-        return {"label": np.array(labels), "png": np.array(files, dtype=object)}
+        return {"label": np.array(labels), "file": np.array(files, dtype=object)}
+
+    def _file(self, image_hwc: np.ndarray) -> bytes:
+        """A picture as PNG, a clip as the array that it is."""
+        if image_hwc.ndim == 4:
+            return npy.encode(image_hwc)
+        return encode(image_hwc, self._target, lossy=False).data
 
 
 def recipe_for(

@@ -12,10 +12,11 @@ from pydantic import Field, PositiveInt, field_validator
 from torch import nn
 
 from distgen.core.config import Config
+from distgen.core.errors import UsageError
 from distgen.core.world import World
 from distgen.data import ShardSet
 from distgen.data.streaming.bad import Tolerance
-from distgen.metrics import latents, likelihood
+from distgen.metrics import latents, likelihood, video
 from distgen.metrics.cache import CACHE, ArrayCache
 from distgen.metrics.features import EXTRACTORS, ExtractorName
 from distgen.metrics.generated import PictureMaker, evaluating, labels_like
@@ -31,6 +32,7 @@ from distgen.metrics.reals import (
     measure_reals,
 )
 from distgen.metrics.scores import ExtractorScores, Part
+from distgen.metrics.video import Predictor, VideoScores
 from distgen.models import LatentVariableModel, ModelConfig, Sampler
 
 WIDER = 10
@@ -50,8 +52,14 @@ class EvaluationConfig(Config):
     importance_samples: PositiveInt = 100
     """Posterior samples per picture for the likelihood bound of latent-variable models."""
     likelihood_images: PositiveInt = 1_000
-    """Held-out pictures for that bound; ten times as many are given one sample each, by which it
-    is estimated for all of them."""
+    """Held-out pictures, or clips, for that bound; ten times as many are given one sample each, by
+    which it is estimated for all of them."""
+    context_frames: PositiveInt | None = None
+    """Clips: first frames from which the others are predicted; by default half of them."""
+    prediction_clips: PositiveInt = 256
+    """Held-out clips to predict, for models that can."""
+    prediction_futures: PositiveInt = 10
+    """Predictions of each of these clips."""
 
     @field_validator("extractors")
     @classmethod
@@ -93,6 +101,10 @@ class Card(Part):
     """For latent-variable models."""
     latents: LatentScores | None = None
     """For those whose latents can be read one by one."""
+    frames: int | None = None
+    """Frames of a clip, of which one is looked at as a picture; None: the model makes pictures."""
+    video: VideoScores | None = None
+    """For models of clips that go on from given frames."""
     not_finite: int = 0
     """Generated pictures with a value that is not a number; zero for any model worth its card."""
     seed: int
@@ -118,11 +130,14 @@ class Card(Part):
     def yardstick(self) -> dict[str, str]:
         """All that two headlines must share to be comparable."""
         first = self.extractors[0]
-        return {
+        shared = {
             "shard set": self.data.fingerprint[:12],
             "extractor": f"{first.name} {first.digest[:12]}",
             "samples": f"{self.samples:,}",
         }
+        if self.frames is not None:
+            shared["pictures"] = f"one frame of each clip of {self.frames}"
+        return shared
 
     def figures(self) -> dict[str, float]:
         """Every figure by a flat name, the headline first, for curves and searches."""
@@ -143,6 +158,8 @@ class Card(Part):
             if len(self.latents.groups) > 1:
                 for number, group in enumerate(self.latents.groups, 1):
                     flat[f"kl_nats/group_{number}"] = group.kl_nats
+        if self.video is not None:
+            flat |= self.video.figures()
         return flat
 
 
@@ -167,6 +184,10 @@ def evaluate_card(
     Generated picture i depends on (seed, i) alone, and its class is that of the i-th reference
     picture, so that classes come as often as in the data. Pictures are rounded to 8 bits before
     they are scored. The card is the same for any number of ranks.
+
+    A model of clips is measured as one of pictures by one frame of each clip, generated and real
+    clips giving the same frames: from clips that are independent of one another, where frames of
+    one clip are not. What this cannot see, how things move, is what predictions show.
 
     Args:
         model: The served network, on `device`.
@@ -201,7 +222,7 @@ def evaluate_card(
         not_finite = int(gather(np.array([maker.not_finite])).sum())
         bounds = read = None
         if isinstance(model, LatentVariableModel):
-            chosen = _likelihood_pictures(data, held_out, config.likelihood_images, tolerance)
+            chosen = _unseen(data, held_out, config.likelihood_images, "likelihood", tolerance)
             wide = WIDER * config.likelihood_images
             bounds = likelihood.measure(
                 model,
@@ -210,9 +231,20 @@ def evaluate_card(
                 seed=seed,
                 device=device,
                 ranks=ranks,
-                wide=_likelihood_pictures(data, held_out, wide, tolerance),
+                wide=_unseen(data, held_out, wide, "likelihood", tolerance),
             )
             read = latents.measure(model, chosen, seed=seed, device=device, ranks=ranks)
+        predictions = None
+        if isinstance(model, Predictor) and (data.spec.frames or 1) > 1:
+            predictions = video.measure(
+                model,
+                _unseen(data, held_out, config.prediction_clips, "prediction", tolerance),
+                context=context_of(config, data.spec.frames or 1),
+                futures=config.prediction_futures,
+                seed=seed,
+                device=device,
+                ranks=ranks,
+            )
     result = b""
     if world.is_main:
         on_progress("scores")
@@ -227,6 +259,8 @@ def evaluate_card(
             extractors=scores,
             likelihood=bounds,
             latents=read,
+            frames=data.spec.frames,
+            video=predictions,
             not_finite=not_finite,
             seed=seed,
             seconds=round(time.monotonic() - started, 2),
@@ -241,12 +275,28 @@ def _maker(
     if not isinstance(model, Sampler):
         raise TypeError(f"{type(model).__name__} cannot be sampled")
     labels = reference.labels() if model.num_classes else np.empty(0, dtype=np.int64)
-    return PictureMaker(model, labels_like(labels, model.num_classes), seed, device)
+    chosen = labels_like(labels, model.num_classes)
+    return PictureMaker(model, chosen, seed, device, frames_n=reference.frames_n)
 
 
-def _likelihood_pictures(
-    data: ShardSet, held_out: ShardSet | None, count: int, tolerance: Tolerance
+def context_of(config: EvaluationConfig, frames: int) -> int:
+    """First frames of clips of so many frames, at least two, from which the others are predicted.
+
+    Raises:
+        UsageError: No frame is left to predict.
+    """
+    context = config.context_frames or frames // 2
+    if context >= frames:
+        raise UsageError(
+            f"evaluation.context_frames is {context}, and clips have {frames} frames.",
+            remedy=f"at most {frames - 1}",
+        )
+    return context
+
+
+def _unseen(
+    data: ShardSet, held_out: ShardSet | None, count: int, purpose: str, tolerance: Tolerance
 ) -> PictureSet:
     if held_out is None:
-        return choose_pictures(data, count, "train", "likelihood", tolerance)
-    return choose_pictures(held_out, count, "test", "likelihood", tolerance)
+        return choose_pictures(data, count, "train", purpose, tolerance)
+    return choose_pictures(held_out, count, "test", purpose, tolerance)

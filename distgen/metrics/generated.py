@@ -1,4 +1,7 @@
-"""Pictures that a model makes to be measured by: number i is a function of (seed, i)."""
+"""Pictures that a model makes to be measured by: number i is a function of (seed, i).
+
+Of a model of clips, picture i is one frame of clip i.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,14 @@ class PictureMaker:
         labels_n: A label for every number, or None for an unconditional model.
         seed: Seed of the latents.
         device: Where the model is.
+        frames_n: Of a model of clips, which frame is wanted of each number.
     """
 
     model: Sampler
     labels_n: np.ndarray | None
     seed: int
     device: torch.device
+    frames_n: np.ndarray | None = None
     not_finite: int = 0
 
     @torch.no_grad()
@@ -43,7 +48,12 @@ class PictureMaker:
         images_nchw = self.model.sample(latents, labels)
         finite = torch.isfinite(images_nchw).flatten(1).all(dim=1)
         self.not_finite += int((~finite).sum())
-        return to_uint8_nhwc(images_nchw)
+        made = to_uint8_nhwc(images_nchw)
+        if self.frames_n is None:
+            return made
+        chosen_n = self.frames_n[numbers.start : numbers.stop]
+        pictures: np.ndarray = made[np.arange(len(made)), chosen_n]
+        return pictures
 
 
 def latents_for(seed: int, numbers: Sequence[int], latent_dim: int) -> Tensor:

@@ -17,11 +17,12 @@ MAX_PIXELS = 64_000_000
 def to_uint8_nhwc(images_nchw: torch.Tensor) -> np.ndarray:
     """Pictures in [-1, 1] as bytes `[n, H, W, C]`: rounded, so that a stored picture comes back.
 
-    What is not a number becomes mid-grey, and what lies outside the range its nearest end.
+    Clips `[n, T, C, H, W]` become `[n, T, H, W, C]`. What is not a number becomes mid-grey, and
+    what lies outside the range its nearest end.
     """
     known = torch.nan_to_num(images_nchw.detach().float(), nan=0.0)
     scaled = known.add(1.0).mul(127.5).round().clamp(0.0, 255.0)
-    array: np.ndarray = scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    array: np.ndarray = scaled.to(torch.uint8).movedim(-3, -1).cpu().numpy()
     return np.ascontiguousarray(array)
 
 
@@ -41,6 +42,29 @@ def grid_png(
         ValueError: There are no pictures, their shape or type is not as above, or the grid would
             have more than `MAX_PIXELS` pixels.
     """
+    return png_of(grid(images_nhwc, columns=columns, scale=scale))
+
+
+def grid(
+    images_nhwc: np.ndarray,
+    *,
+    columns: int | None = None,
+    scale: int | None = None,
+    column_break: int = 0,
+    row_break: int = 0,
+) -> np.ndarray:
+    """The pixels of such a grid, uint8 `[H, W, 1 or 3]`.
+
+    Args:
+        images_nhwc: As above.
+        columns: As above.
+        scale: As above.
+        column_break: So many columns stand a little apart on the left; 0: none.
+        row_break: So many rows stand together, a little apart from the next as many; 0: all.
+
+    Raises:
+        ValueError: As above.
+    """
     if images_nhwc.ndim != 4 or images_nhwc.dtype != np.uint8 or images_nhwc.shape[3] not in (1, 3):
         raise ValueError(
             f"expected uint8 pictures [n, H, W, 1 or 3], got {images_nhwc.dtype} "
@@ -51,22 +75,43 @@ def grid_png(
         raise ValueError("a grid needs at least one picture")
     columns = min(columns or int(np.ceil(np.sqrt(count))), count)
     rows = -(-count // columns)
-    scale = scale or max(1, -(-LEAST_SIDE // min(height, width)))
-    cell_height, cell_width = height * scale + _GAP, width * scale + _GAP
-    shape = (rows * cell_height + _GAP, columns * cell_width + _GAP, channels)
+    scale = scale or usual_scale(height, width)
+    tops = _starts(rows, height * scale, row_break, repeated=True)
+    lefts = _starts(columns, width * scale, column_break, repeated=False)
+    shape = (tops[-1] + height * scale + _GAP, lefts[-1] + width * scale + _GAP, channels)
     if shape[0] * shape[1] > MAX_PIXELS:
         raise ValueError(f"a grid of {shape[1]}x{shape[0]} pixels is too large; show fewer")
     canvas = np.full(shape, _BACKGROUND, dtype=np.uint8)
     enlarged = images_nhwc.repeat(scale, axis=1).repeat(scale, axis=2)
     for number, picture in enumerate(enlarged):
         row, column = divmod(number, columns)
-        top, left = _GAP + row * cell_height, _GAP + column * cell_width
+        top, left = tops[row], lefts[column]
         canvas[top : top + height * scale, left : left + width * scale] = picture
-    return _png(canvas)
+    return canvas
 
 
-def _png(pixels_hwc: np.ndarray) -> bytes:
-    image = Image.fromarray(pixels_hwc[:, :, 0] if pixels_hwc.shape[2] == 1 else pixels_hwc)
+def usual_scale(height: int, width: int) -> int:
+    """The factor that brings small pictures to `LEAST_SIDE` pixels."""
+    return max(1, -(-LEAST_SIDE // min(height, width)))
+
+
+def png_of(pixels_hwc: np.ndarray) -> bytes:
+    """uint8 pixels `[H, W, 1 or 3]` as PNG."""
     out = io.BytesIO()
-    image.save(out, format="PNG")
+    image_of(pixels_hwc).save(out, format="PNG")
     return out.getvalue()
+
+
+def image_of(pixels_hwc: np.ndarray) -> Image.Image:
+    """uint8 pixels `[H, W, 1 or 3]` as Pillow has them."""
+    pixels = pixels_hwc[:, :, 0] if pixels_hwc.shape[2] == 1 else pixels_hwc
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def _starts(count: int, size: int, every: int, *, repeated: bool) -> list[int]:
+    """Where each of `count` cells begins, with a wider gap after `every` of them."""
+    breaks = [
+        (number // every if repeated else int(number >= every)) if every else 0
+        for number in range(count)
+    ]
+    return [_GAP + n * (size + _GAP) + 4 * _GAP * wide for n, wide in enumerate(breaks)]

@@ -127,8 +127,7 @@ def measure(
         images, indices = load_images(chosen, rows, device)
         bounds = importance_bounds(model, images, indices, samples=samples, seed=seed)
         parts.append(bounds.numpy())
-    spec = chosen.shard_set.spec
-    dimensions = spec.height * spec.width * spec.channels
+    dimensions = math.prod(chosen.shard_set.spec.shape)
     joined = ranks.join(parts, (2,))
     scores = summarise(torch.from_numpy(joined), dimensions, samples, chosen.split)
     if wide is None or len(wide) <= len(chosen):
@@ -231,7 +230,7 @@ def _log_weights(
 
 def load_images(chosen: PictureSet, rows: range, device: torch.device) -> tuple[Tensor, list[int]]:
     """Some of the chosen pictures in [-1, 1], channels first, and their places in their set."""
-    images = torch.from_numpy(chosen.pictures(rows)).to(device).movedim(-1, -3)
+    images = torch.from_numpy(chosen.samples(rows)).to(device).movedim(-1, -3)
     indices: list[int] = chosen.indices_n[rows.start : rows.stop].tolist()
     return (images.float() / 127.5 - 1.0).contiguous(), indices
 

@@ -38,7 +38,10 @@ _NO_TOLERANCE = Tolerance()
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Some pictures of a shard set, in the set's order."""
+    """Some pictures or clips of a shard set, in the set's order.
+
+    Where pictures are asked for, a clip gives one frame, by its index in the set.
+    """
 
     shard_set: ShardSet
     indices_n: np.ndarray
@@ -53,12 +56,32 @@ class PictureSet:
         """Which pictures these are, whatever the set is called and wherever it lies."""
         chosen = sha256_of(np.ascontiguousarray(self.indices_n, dtype="<i8").tobytes())
         substitutes = " with substitutes" if self.tolerance.substitutes else ""
-        return f"{self.shard_set.fingerprint} {chosen}{substitutes}"
+        frames = "" if self.frames_n is None else " a frame of each, v1"
+        return f"{self.shard_set.fingerprint} {chosen}{substitutes}{frames}"
 
-    def pictures(self, rows: range) -> np.ndarray:
-        """Some of them, uint8 `[n, H, W, C]`."""
+    @cached_property
+    def frames_n(self) -> np.ndarray | None:
+        """The frame of each clip that is its picture, int64 `[n]`; None: these are pictures."""
+        frames = self.shard_set.spec.frames
+        if frames is None:
+            return None
+        numbers = [derive(0, "frame", int(index)) % frames for index in self.indices_n]
+        return np.array(numbers, dtype=np.int64)
+
+    def samples(self, rows: range) -> np.ndarray:
+        """Some of them as they are, uint8 `[n, H, W, C]`, or clips `[n, T, H, W, C]`."""
         indices = self.indices_n[rows.start : rows.stop]
         return read_samples(self.shard_set, indices, tolerance=self.tolerance)[0]
+
+    def pictures(self, rows: range) -> np.ndarray:
+        """Some of them as pictures, uint8 `[n, H, W, C]`."""
+        if self.frames_n is None:
+            return self.samples(rows)
+        parts = []
+        for start in range(rows.start, rows.stop, BLOCK):  # all clips of a set may fill the memory
+            part = range(start, min(start + BLOCK, rows.stop))
+            parts.append(self.samples(part)[np.arange(len(part)), self.frames_n[part]])
+        return np.concatenate(parts)
 
     def labels(self) -> np.ndarray:
         """Their labels, int64 `[n]`, from the index alone; -1 where there is none."""

@@ -6,6 +6,7 @@ import shlex
 from typing import NamedTuple
 
 from distgen.metrics.card import Card
+from distgen.metrics.video import VideoScores
 from distgen.models import FAMILIES, sketch_networks
 from distgen.registry.layout import SAMPLES, BundleConfig
 
@@ -15,6 +16,12 @@ _FIGURES = (
     ("recall", "recall", "higher"),
     ("density", "density", "higher"),
     ("coverage", "coverage", "higher"),
+)
+
+_FRAME_FIGURES = (
+    ("mse_summed", "squared error of a frame", "lower"),
+    ("psnr", "PSNR in dB", "higher"),
+    ("ssim", "SSIM", "higher"),
 )
 
 
@@ -43,6 +50,22 @@ def quality_rows(card: Card) -> list[QualityRow]:
         nats = f"{bound.bound_nats:.2f} ± {error}"
         rows.append(QualityRow("-log p(x) at most, nats", "lower", nats, ""))
         rows.append(QualityRow("bits per dimension", "lower", f"{bound.bits_per_dim:.4f}", ""))
+    return rows + (_prediction_rows(card.video) if card.video else [])
+
+
+def _prediction_rows(video: VideoScores) -> list[QualityRow]:
+    """What is predicted of clips, each figure beside that of the last given frame."""
+    ways = (
+        ("central prediction", video.central),
+        (f"mean of {video.futures} predictions", video.mean),
+        (f"best of {video.futures} predictions", video.best),
+    )
+    rows = []
+    for key, title, better in _FRAME_FIGURES:
+        copied = short(getattr(video.last_frame, key))
+        for way, scores in ways:
+            value = f"{short(getattr(scores, key))} (last frame: {copied})"
+            rows.append(QualityRow(f"{title}, {way}", better, value, ""))
     return rows
 
 
@@ -72,9 +95,29 @@ def conditions(card: Card) -> list[str]:
                 f"{short(bound.wide_error_nats or 0.0)} nats, their mean with one sample less the "
                 "gain of the others."
             )
+    if card.frames is not None:
+        said.append(
+            f"Pictures are frames of clips of {card.frames}: one of each clip, generated and real "
+            "clips giving the same ones."
+        )
+    if card.video is not None:
+        said.append(_predictions_said(card.video))
     if card.not_finite:
         said.append(f"{card.not_finite:,} generated pictures held values that are not numbers.")
     return said
+
+
+def _predictions_said(video: VideoScores) -> str:
+    where = "held-out" if video.split == "test" else "training"
+    return (
+        f"Predictions: {video.predicted} frames from the {video.context} before them, of "
+        f"{video.clips:,} {where} clips, {video.futures} predictions of each, rounded to 8 bits. "
+        "The squared error is summed over a frame's pixels on a scale from 0 to 1; SSIM is that of "
+        "Wang et al. 2004 (Gaussian window of 11x11, range 255); the central prediction takes the "
+        "prior's middle at each step, the best one is chosen for "
+        "each clip and figure by the truth; beside each figure is that of the last given frame, "
+        "repeated."
+    )
 
 
 def render_readme(config: BundleConfig, card: Card | None, *, has_samples: bool) -> str:
@@ -87,7 +130,7 @@ def render_readme(config: BundleConfig, card: Card | None, *, has_samples: bool)
         "",
         f"# {config.name}",
         "",
-        *([f"![pictures that it made]({SAMPLES})", ""] if has_samples else []),
+        *([f"![{_made(config)} that it made]({SAMPLES})", ""] if has_samples else []),
         _description(config, card),
         "",
         "## Quality",
@@ -101,7 +144,7 @@ def render_readme(config: BundleConfig, card: Card | None, *, has_samples: bool)
         "",
         "```sh",
         "distgen serve .",
-        f"distgen query {_prompt(config)} -n 16 --out grid.png",
+        f"distgen query {_prompt(config)} -n 16 --out grid.{'gif' if _clips(config) else 'png'}",
         "```",
         "",
         "```python",
@@ -132,9 +175,11 @@ def _description(config: BundleConfig, card: Card | None) -> str:
     kind = FAMILIES[config.model.family].title
     conditional = "A class-conditional" if _is_conditional(config) else "A"
     data = f", trained on {card.data.name}" if card else ""
+    frames = f"{image.frames} frames of " if image.frames else ""
     text = (
-        f"{conditional} {kind} that makes {colour} pictures of {image.width}x{image.height} "
-        f"pixels{data} for {config.images_seen:,} images."
+        f"{conditional} {kind} that makes {colour} {_made(config)} of {frames}"
+        f"{image.width}x{image.height} pixels{data} for {config.images_seen:,} "
+        f"{'clips' if _clips(config) else 'images'}."
     )
     if _is_conditional(config):
         text += f"\n\nClasses: {', '.join(image.classes)}."
@@ -193,13 +238,22 @@ def _prompt(config: BundleConfig) -> str:
     return shlex.quote(config.image.classes[0])
 
 
+def _clips(config: BundleConfig) -> bool:
+    return config.image.frames is not None
+
+
+def _made(config: BundleConfig) -> str:
+    return "clips" if _clips(config) else "pictures"
+
+
 def _python_call(config: BundleConfig) -> str:
+    made = "clips_ntchw" if _clips(config) else "images_nchw"
     if _is_conditional(config):
         return (
             "labels = torch.zeros(16, dtype=torch.int64)  # the first class\n"
-            "images_nchw = bundle.model.sample(latents, labels)  # in [-1, 1]"
+            f"{made} = bundle.model.sample(latents, labels)  # in [-1, 1]"
         )
-    return "images_nchw = bundle.model.sample(latents)  # in [-1, 1]"
+    return f"{made} = bundle.model.sample(latents)  # in [-1, 1]"
 
 
 def _is_conditional(config: BundleConfig) -> bool:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from distgen.core.errors import DistgenError, UsageError
 from distgen.core.ports import is_loopback
+from distgen.metrics.animation import FRAMES_PER_SECOND, frames_of
 from distgen.serving.sampler import MAX_TRUNCATION, MIN_TRUNCATION, UInt8Images
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -27,7 +28,7 @@ class Answer:
     """What came back for one request."""
 
     images_nhwc: UInt8Images
-    """Pictures `[n, H, W, C]`."""
+    """Pictures `[n, H, W, C]`, or clips `[n, T, H, W, C]`."""
     seeds: tuple[int, ...]
     """Each picture's own: sent with n=1, it brings the picture back."""
     labels: tuple[str, ...]
@@ -144,8 +145,11 @@ def _model(content: Any) -> dict[str, Any]:
 
 def _answer(content: Any) -> Answer:
     images = content["data"]
+    rate = content.get("frame_rate", FRAMES_PER_SECOND)
+    made = [_pixels(base64.b64decode(image["b64_json"]), rate) for image in images]
+    channels = max(array.shape[-1] for array in made)  # a clip of any model may show no colour
     return Answer(
-        np.stack([_pixels(base64.b64decode(image["b64_json"])) for image in images]),
+        np.stack([np.broadcast_to(array, (*array.shape[:-1], channels)) for array in made]),
         tuple(image["seed"] for image in images),
         tuple(image["revised_prompt"] for image in images if "revised_prompt" in image),
         content["model"],
@@ -173,7 +177,9 @@ def _refusal(answer: httpx.Response, content: Any) -> DistgenError:
     )
 
 
-def _pixels(data: bytes) -> UInt8Images:
+def _pixels(data: bytes, rate: int) -> UInt8Images:
     with Image.open(io.BytesIO(data)) as image:
+        if image.format == "GIF":
+            return frames_of(data, rate)
         pixels = np.asarray(image)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels

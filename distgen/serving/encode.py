@@ -1,4 +1,4 @@
-"""Pictures to PNG, WebP and JPEG bytes."""
+"""Pictures to PNG, WebP and JPEG bytes, clips to GIF and WebP."""
 
 from __future__ import annotations
 
@@ -10,23 +10,32 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image
 
+from distgen.metrics.animation import FRAMES_PER_SECOND, AnimationFormat, animate
 from distgen.serving.sampler import UInt8Images
 
-Format = Literal["png", "webp", "jpeg"]
+Format = Literal["png", "webp", "jpeg", "gif"]
 FORMATS: tuple[str, ...] = get_args(Format)
+STILL_FORMATS: tuple[Format, ...] = ("png", "webp", "jpeg")
+MOVING_FORMATS: tuple[Format, ...] = ("gif", "webp")
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOUR_TYPE = {1: 0, 3: 2}
 
 
-def encode(images_nhwc: UInt8Images, fmt: Format, quality: int = 95) -> list[bytes]:
-    """Each picture of `[n, H, W, C]` as a file's bytes.
+def encode(
+    images_nhwc: UInt8Images, fmt: Format, quality: int = 95, rate: int = FRAMES_PER_SECOND
+) -> list[bytes]:
+    """Each picture of `[n, H, W, C]`, or clip of `[n, T, H, W, C]`, as a file's bytes.
 
     Args:
         images_nhwc: Grey (C = 1) or RGB (C = 3) pixels.
-        fmt: The container; PNG is without loss.
-        quality: 0 to 100, for WebP and JPEG.
+        fmt: The container, one of `STILL_FORMATS` or `MOVING_FORMATS`; PNG is without loss.
+        quality: 0 to 100, for pictures as WebP and JPEG.
+        rate: Frames per second, for clips.
     """
+    if images_nhwc.ndim == 5:
+        moving: AnimationFormat = "webp" if fmt == "webp" else "gif"
+        return [animate(clip_thwc, moving, rate) for clip_thwc in images_nhwc]
     if fmt == "png":
         return encode_png(images_nhwc)
     return [_encode_with_pillow(image_hwc, fmt, quality) for image_hwc in images_nhwc]

@@ -9,6 +9,7 @@ from itertools import groupby
 import numpy as np
 
 from distgen.core.spec import ImageSpec
+from distgen.metrics.animation import FRAMES_PER_SECOND
 from distgen.models.base import Sampler as ServedNetwork
 from distgen.registry.bundle import Bundle, BundleInfo
 from distgen.serving.batching import Batcher
@@ -24,6 +25,8 @@ class Encoding:
 
     format: Format = "png"
     quality: int = 95
+    rate: int = FRAMES_PER_SECOND
+    """Frames per second of a clip."""
 
 
 @dataclass(frozen=True)
@@ -159,5 +162,5 @@ def encode_orders(orders: Sequence[Order], images_hwc: Sequence[UInt8Images]) ->
         zip(orders, images_hwc, strict=True), key=lambda pair: pair[0].encoding
     ):
         batch_nhwc = np.stack([image for _, image in group])
-        files += encode(batch_nhwc, encoding.format, encoding.quality)
+        files += encode(batch_nhwc, encoding.format, encoding.quality, encoding.rate)
     return files

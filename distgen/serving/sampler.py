@@ -1,4 +1,7 @@
-"""Pictures as a pure function of (weights, seed, class, controls), whatever shares their batch."""
+"""Pictures as a pure function of (weights, seed, class, controls), whatever shares their batch.
+
+A model of clips makes a clip where others make a picture.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ MAX_SEED = 2**63 - 1
 MIN_TRUNCATION, MAX_TRUNCATION = 0.05, 10.0
 REFERENCE_BUCKET = 16
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
-_PROBES = BUCKETS[-1]
+_PROBES, _CLIP_PROBES = BUCKETS[-1], REFERENCE_BUCKET
 
 UInt8Images = NDArray[np.uint8]
 
@@ -78,7 +81,7 @@ class Sampler:
 
     Args:
         network: The bundle's network, in eval mode.
-        spec: Size, mode and classes of the pictures.
+        spec: Size, mode and classes of the pictures, and frames where they are clips.
         device: Where the network runs.
         threads: Threads of a kernel on the CPU. Another number may give other bits.
     """
@@ -109,16 +112,16 @@ class Sampler:
         return self.buckets[-1]
 
     def sample(self, pictures: Sequence[Picture]) -> UInt8Images:
-        """Images `[n, H, W, C]`, one per picture, in order."""
+        """Images `[n, H, W, C]` or clips `[n, T, H, W, C]`, one per picture, in order."""
         return to_uint8_nhwc(self._run(pictures, self.buckets))
 
     @torch.inference_mode()
     def _run(self, pictures: Sequence[Picture], buckets: Sequence[int]) -> Tensor:
-        """Images `[n, C, H, W]` in [-1, 1], float32, on the CPU."""
-        spec = self.spec
+        """Images `[n, C, H, W]` or clips `[n, T, C, H, W]` in [-1, 1], float32, on the CPU."""
+        *frames, height, width, channels = self.spec.shape
         latents_nd = latents_for(pictures, self._network.latent_dim)
         labels_n = np.array([picture.label or 0 for picture in pictures], np.int64)
-        images_nchw = torch.empty(len(pictures), spec.channels, spec.height, spec.width)
+        images_nchw = torch.empty(len(pictures), *frames, channels, height, width)
         for part, bucket in split(len(pictures), buckets):
             images_nchw[part] = self._run_bucket(latents_nd[part], labels_n[part], bucket)
         return images_nchw
@@ -140,7 +143,8 @@ class Sampler:
 
     def _agreeing_buckets(self) -> tuple[int, ...]:
         classes = max(self._network.num_classes, 1)
-        probes = [Picture(seed=i, label=i % classes) for i in range(_PROBES)]
+        count = _PROBES if self.spec.frames is None else _CLIP_PROBES
+        probes = [Picture(seed=i, label=i % classes) for i in range(count)]
         reference = self._run(probes, (REFERENCE_BUCKET,))
         for shift in (1, REFERENCE_BUCKET // 2 + 1):
             turned = probes[shift:] + probes[:shift]
@@ -149,7 +153,8 @@ class Sampler:
         return tuple(
             bucket
             for bucket in BUCKETS
-            if bucket == REFERENCE_BUCKET or self._gives(reference, probes, bucket)
+            if bucket <= count
+            and (bucket == REFERENCE_BUCKET or self._gives(reference, probes, bucket))
         )
 
     def _gives(self, expected: Tensor, probes: Sequence[Picture], bucket: int) -> bool:

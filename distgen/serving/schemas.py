@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distgen.core.errors import did_you_mean
-from distgen.serving.encode import Format
+from distgen.metrics.animation import FRAMES_PER_SECOND
+from distgen.serving.encode import MOVING_FORMATS, STILL_FORMATS, Format
 from distgen.serving.engine import Encoding, ModelInfo
 from distgen.serving.sampler import (
     MAX_SEED,
@@ -93,9 +94,9 @@ class ImagesRequest(BaseModel):
     size: str | None = None
     """`auto`, or the model's own size as WIDTHxHEIGHT."""
     output_format: Format | None = None
-    """How pictures are written: `png` (default), `webp`, `jpeg`."""
+    """How pictures are written: `png` (default), `webp`, `jpeg`; clips: `gif` (default), `webp`."""
     output_compression: int | None = Field(default=None, ge=0, le=100)
-    """Quality of `webp` and `jpeg`, 95 by default."""
+    """Quality of pictures as `webp` and `jpeg`, 95 by default."""
     response_format: Literal["b64_json", "url"] | None = None
     """`b64_json` (default), or `url` for the same bytes as a `data:` URL."""
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
@@ -106,6 +107,8 @@ class ImagesRequest(BaseModel):
         default=None, ge=MIN_TRUNCATION, le=MAX_TRUNCATION, allow_inf_nan=False
     )
     """Bound of the latents: lower is more typical and less varied."""
+    frame_rate: int | None = Field(default=None, ge=1, le=50)
+    """Frames per second of clips, 10 by default."""
     user: str | None = None
     """Read by nobody."""
     quality: Literal["auto", "standard"] | None = None
@@ -176,9 +179,27 @@ def plan(request: ImagesRequest, info: ModelInfo, fresh_seed: int) -> Plan:
     quality = 95 if request.output_compression is None else request.output_compression
     return Plan(
         tuple(Picture(s, k, request.truncation) for s, k in zip(seeds, labels, strict=True)),
-        Encoding(request.output_format or "png", quality),
+        Encoding(_format(request, info), quality, request.frame_rate or FRAMES_PER_SECOND),
         as_url=request.response_format == "url",
     )
+
+
+def _format(request: ImagesRequest, info: ModelInfo) -> Format:
+    is_moving = info.spec.frames is not None
+    formats = MOVING_FORMATS if is_moving else STILL_FORMATS
+    made = "clips" if is_moving else "single pictures"
+    if request.output_format not in (None, *formats):
+        raise RequestError(
+            f"output_format cannot be {request.output_format!r}: this model makes {made}. "
+            f"Use {' or '.join(map(repr, formats))}.",
+            param="output_format",
+        )
+    if request.frame_rate is not None and not is_moving:
+        raise RequestError(
+            f"frame_rate is for clips, and this model makes {made}. Leave the field out.",
+            param="frame_rate",
+        )
+    return request.output_format or formats[0]
 
 
 def unknown_model(name: str, info: ModelInfo) -> RequestError:
@@ -251,10 +272,14 @@ def response_body(
             image["label"] = picture.label
             image["revised_prompt"] = info.classes[picture.label]
         data.append(image)
+    moving: dict[str, int] = (
+        {} if info.spec.frames is None else {"frame_rate": request_plan.encoding.rate}
+    )
     return {
         "created": created,
         "data": data,
         "output_format": output_format,
+        **moving,
         "size": info.size,
         "model": info.name,
         "digest": info.digest,
@@ -263,6 +288,7 @@ def response_body(
 
 def model_body(info: ModelInfo) -> dict[str, Any]:
     """The object that `GET /v1/models/{id}` answers with."""
+    moving: dict[str, int] = {} if info.spec.frames is None else {"frames": info.spec.frames}
     return {
         "id": info.name,
         "object": "model",
@@ -272,6 +298,7 @@ def model_body(info: ModelInfo) -> dict[str, Any]:
         "digest": info.digest,
         "size": info.size,
         "mode": info.spec.mode,
+        **moving,
         "classes": list(info.classes),
         "card": info.card,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from distgen.core.config import dump_yaml
@@ -28,13 +28,14 @@ p.dim, td.dim, figcaption { color: var(--dim); }
 figure { margin: 0; flex: 1 1 24rem; max-width: 33rem; }
 figure img { image-rendering: pixelated; width: 100%; display: block;
   border: 1px solid var(--rule); }
-figure.wide { max-width: none; }
+figure.wide { flex-basis: 100%; max-width: 100%; }
 table { border-collapse: collapse; } td, th { text-align: left; padding: .2rem 1.2rem .2rem 0;
   border-bottom: 1px solid var(--rule); font-variant-numeric: tabular-nums; }
 pre { background: color-mix(in srgb, var(--rule) 35%, transparent); padding: .8rem 1rem;
   overflow-x: auto; font-size: 13px; }
 svg { max-width: 100%; height: auto; }
 """
+_MAX_PICTURE_BYTES = 8 << 20
 
 
 def write_report(run: RunFolder, job: TrainJob) -> None:
@@ -70,7 +71,10 @@ def _section(title: str, body: str) -> str:
 
 
 def _pictures(run: RunFolder) -> str:
-    grids = {place.name: place for place in run.samples.list() if place.name.endswith(".png")}
+    places = {place.name: place for place in run.samples.list()}
+    if any(name.endswith(".gif") for name in places):
+        return _clips(places)
+    grids = {name: place for name, place in places.items() if name.endswith(".png")}
     shown: list[tuple[str, Location]] = []
     fakes = [name for name in grids if name.startswith("fakes-")]
     again = [name for name in grids if name.startswith("reconstructions-")]
@@ -82,20 +86,46 @@ def _pictures(run: RunFolder) -> str:
         shown.append(("The real ones, reconstructed", grids[again[-1]]))
     if len(fakes) > 1:
         shown.append((f"The same latents after {_clock(fakes[0]):,} images", grids[fakes[0]]))
-    figures = "".join(f"<figure>{_image(place, caption)}</figure>" for caption, place in shown)
+    figures = "".join(_figure(caption, place) for caption, place in shown)
     return _section("Pictures", f"<div class='figures'>{figures}</div>" if shown else "")
 
 
-def _image(place: Location, caption: str) -> str:
+def _clips(places: Mapping[str, Location]) -> str:
+    """The clips of a run: moving, and what is predicted of others as a sheet."""
+    fakes = [name for name in places if name.startswith("fakes-") and name.endswith(".gif")]
+    sheets = [name for name in places if name.startswith("predictions-") and name.endswith(".png")]
+    figures = []
+    if fakes:
+        caption = f"Generated, after {_clock(fakes[-1]):,} images"
+        figures.append(_figure(caption, places[fakes[-1]]))
+    if "reals.gif" in places:
+        figures.append(_figure("Real", places["reals.gif"]))
+    if sheets:
+        caption = (
+            f"Real clips, and below each its first frames with a prediction of those that follow, "
+            f"after {_clock(sheets[-1]):,} images"
+        )
+        figures.append(_figure(caption, places[sheets[-1]], wide=True))
+    if len(fakes) > 1:
+        caption = f"The same latents after {_clock(fakes[0]):,} images"
+        figures.append(_figure(caption, places[fakes[0]]))
+    return _section("Clips", f"<div class='figures'>{''.join(figures)}</div>")
+
+
+def _figure(caption: str, place: Location, *, wide: bool = False) -> str:
+    """A picture in the page itself; one that is too large for that is named."""
+    kind = place.name.rpartition(".")[2]
+    if place.size() > _MAX_PICTURE_BYTES:
+        return f"<figure><figcaption>{caption}: samples/{place.name}</figcaption></figure>"
     data = base64.b64encode(place.read_bytes()).decode()
     return (
-        f"<img alt='{caption}' src='data:image/png;base64,{data}'>"
-        f"<figcaption>{caption}</figcaption>"
+        f"<figure{' class=wide' if wide else ''}><img alt='{caption}' "
+        f"src='data:image/{kind};base64,{data}'><figcaption>{caption}</figcaption></figure>"
     )
 
 
 def _clock(name: str) -> int:
-    return int(name.removesuffix(".png").rpartition("-")[2])
+    return int(name.rpartition(".")[0].rpartition("-")[2])
 
 
 def _card_table(cards: Sequence[dict[str, Any]]) -> str:
@@ -122,7 +152,7 @@ def _latents(run: RunFolder) -> list[str]:
     figure = ""
     if sheets:
         caption = "One latent at a time, from -3 to 3; those that hold most, group by group"
-        figure = f"<figure class='wide'>{_image(sheets[-1], caption)}</figure>"
+        figure = f"<div class='figures'>{_figure(caption, sheets[-1], wide=True)}</div>"
     return [_section("Latents", _latent_table(latents) + _rate_distortion(latents) + figure)]
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a run: real ones once, and the same latents again at every evaluation."""
+"""Pictures or clips of a run: real ones once, the same latents again at every evaluation."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from torch import nn
 
 from distgen.core.seeding import derive
 from distgen.data import ShardSet, read_samples
-from distgen.metrics.card import Card
+from distgen.metrics.animation import animate, moving_clips, moving_grid, sheet_png
+from distgen.metrics.card import Card, context_of
 from distgen.metrics.grid import grid_png, to_uint8_nhwc
 from distgen.metrics.traversal import traversal_sheet
+from distgen.metrics.video import Predictor, futures_for
 from distgen.models.base import Sampler
 from distgen.training.job import TrainJob
 from distgen.training.run import RunFolder
 
 ROWS, COLUMNS = 8, 10
+CLIP_ROWS = 8
+"""Clips of a sheet, each with its frames in a row."""
+PREDICTED_CLIPS = 5
 
 
 @torch.no_grad()
@@ -26,8 +31,17 @@ def write(
     job: TrainJob,
     images_seen: int,
     device: torch.device,
+    held_out: ShardSet | None = None,
 ) -> None:
-    """Write the grid of fakes for this clock, and of reals (and their reconstructions) beside."""
+    """Write the grid of fakes for this clock, and of reals (and their reconstructions) beside.
+
+    Of a model of clips, sheets and GIFs; and what it predicts of clips that it has not seen.
+    """
+    if shard_set.spec.frames is not None:
+        _write_clips(run, network, shard_set, job, images_seen, device)
+        if isinstance(network, Predictor) and shard_set.spec.frames > 1:
+            _write_predictions(run, network, held_out or shard_set, job, images_seen, device)
+        return
     count = ROWS * COLUMNS
     reals_nhwc = _reals(shard_set, count, job)
     if not (run.samples / "reals.png").is_file():
@@ -53,13 +67,14 @@ def write_traversals(
 
 
 def latest(run: RunFolder) -> bytes | None:
-    """The newest grid of fakes as PNG."""
-    grids = [place for place in run.samples.list() if place.name.startswith("fakes-")]
+    """The newest grid or sheet of fakes as PNG."""
+    names = [place for place in run.samples.list() if place.name.startswith("fakes-")]
+    grids = [place for place in names if place.name.endswith(".png")]
     return grids[-1].read_bytes() if grids else None
 
 
 def sample_grid(network: nn.Module, seed: int, count: int, device: torch.device) -> np.ndarray:
-    """`count` pictures, uint8 `[count, H, W, C]`, that depend on weights and seed alone.
+    """`count` pictures or clips, uint8 `[count, ..., H, W, C]`, by weights and seed alone.
 
     A conditional network shows one class in each column, in label order.
     """
@@ -71,6 +86,51 @@ def sample_grid(network: nn.Module, seed: int, count: int, device: torch.device)
     if network.num_classes:
         labels = (torch.arange(count, device=device) % COLUMNS) % network.num_classes
     return to_uint8_nhwc(network.sample(latents, labels))
+
+
+def _write_clips(
+    run: RunFolder,
+    network: nn.Module,
+    shard_set: ShardSet,
+    job: TrainJob,
+    images_seen: int,
+    device: torch.device,
+) -> None:
+    frames, height, width, _ = shard_set.spec.shape
+    moving = moving_clips(frames, height, width)
+    count = max(moving, CLIP_ROWS)
+    reals = _reals(shard_set, count, job)
+    if not (run.samples / "reals.gif").is_file():
+        (run.samples / "reals.png").write_bytes(sheet_png(reals[:CLIP_ROWS]))
+        (run.samples / "reals.gif").write_bytes(animate(moving_grid(reals[:moving])))
+    fakes = sample_grid(network, job.training.seed, count, device)
+    name = f"fakes-{images_seen:012d}"
+    (run.samples / f"{name}.png").write_bytes(sheet_png(fakes[:CLIP_ROWS]))
+    (run.samples / f"{name}.gif").write_bytes(animate(moving_grid(fakes[:moving])))
+
+
+def _write_predictions(
+    run: RunFolder,
+    network: Predictor,
+    shard_set: ShardSet,
+    job: TrainJob,
+    images_seen: int,
+    device: torch.device,
+) -> None:
+    """Clips, and below each its first frames with a prediction of the others."""
+    frames, height, width, _ = shard_set.spec.shape
+    context = context_of(job.evaluation, frames)
+    truth = _reals(shard_set, PREDICTED_CLIPS, job)
+    given = torch.from_numpy(truth[:, :context]).to(device).movedim(-1, -3).float() / 127.5 - 1.0
+    normals = futures_for(job.training.seed, list(range(len(truth))), 1, network.latent_dim)
+    predicted = network.predict(given, frames - context, normals[:, 0].to(device))
+    again = np.concatenate([truth[:, :context], to_uint8_nhwc(predicted)], axis=1)
+    pairs = np.stack([truth, again], axis=1).reshape(-1, *truth.shape[1:])
+    name = f"predictions-{images_seen:012d}"
+    sheet = sheet_png(pairs, context=context, together=2)
+    (run.samples / f"{name}.png").write_bytes(sheet)
+    moving = pairs[: 2 * max(1, moving_clips(frames, height, width) // 2)]
+    (run.samples / f"{name}.gif").write_bytes(animate(moving_grid(moving, columns=len(moving))))
 
 
 def _reals(shard_set: ShardSet, count: int, job: TrainJob) -> np.ndarray:

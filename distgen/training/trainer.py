@@ -300,7 +300,13 @@ class Trainer:
         self.last_card = card
         if self.curves is not None:
             samples.write(
-                self.run, self.ema.module, self.shard_set, self.job, self.images_seen, self.device
+                self.run,
+                self.ema.module,
+                self.shard_set,
+                self.job,
+                self.images_seen,
+                self.device,
+                self.held_out,
             )
             samples.write_traversals(self.run, self.ema.module, card, self.images_seen, self.device)
             self.run.card.write_text(card.model_dump_json(indent=2))

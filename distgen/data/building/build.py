@@ -15,7 +15,7 @@ from functools import partial
 from distgen.core.errors import UsageError, did_you_mean
 from distgen.core.spec import MAX_SIDE, MODES, ImageSpec, Mode
 from distgen.core.storage import Location, locate
-from distgen.data.building.clips import Clip
+from distgen.data.building.clips import ClipContent, Cut
 from distgen.data.building.convert import (
     ENCODINGS,
     FITS,
@@ -30,6 +30,7 @@ from distgen.data.building.journal import JOURNAL_NAME, Journal, Step, digest_of
 from distgen.data.building.pack import SHARD_BYTES, SHARD_SAMPLES, SetWriter, check_room, replacing
 from distgen.data.building.processes import Staged
 from distgen.data.building.sources import Item, Source, SourceOptions, open_source
+from distgen.data.building.sources.item import ClipSource
 from distgen.data.building.survey import (
     check_apart,
     fields_of,
@@ -98,7 +99,7 @@ def build(
         mode: `L` or `RGB`; None: the source's own.
         fit: How pictures of other proportions are brought to the size; see `data.convert`.
         frames: Frames of a clip: the source is a folder of videos, animations or arrays of frames,
-            which are cut into clips; see `data.clips`. None: it holds pictures.
+            which are cut into clips; see `data.clips`. None: it holds pictures, or clips already.
         stride: Every how many-th frame of a video is taken.
         split: Share of the pictures, or videos, that become `test`, chosen by a hash of their
             keys; 0 for none; None: as the source prefers.
@@ -134,11 +135,11 @@ def build(
     check_room(location, overwrite)
     report = on_progress or (lambda _stage, _done, _total: None)
     if isinstance(source, str):
-        opened = open_source(
-            source, options, videos=cut is not None, workers=workers, report=report
-        )
+        opened = open_source(source, options, frames=frames, workers=workers, report=report)
     else:
         opened = source
+    if isinstance(opened, ClipSource):
+        cut, frames = _whole_clips(opened, cut, encoding)
     parts = parts_of(opened, split, report)
     if isinstance(source, str):
         check_apart(source, opened, location, parts)
@@ -299,9 +300,24 @@ class _Filling:
         self.steps.append(step)
 
 
+def _whole_clips(source: ClipSource, cut: Cut | None, encoding: Encoding) -> tuple[None, int]:
+    """That nothing is to be cut, and the frames of a clip.
+
+    Raises:
+        UsageError: Other clips are asked for than the source has.
+    """
+    cut_of(source.frames, 1, encoding)
+    if cut is not None and cut != Cut(source.frames):
+        raise UsageError(
+            f"These clips have {source.frames} frames, of which none can be left out.",
+            remedy="leave out --stride",
+        )
+    return None, source.frames
+
+
 def _convert(item: Item, target: Target) -> tuple[str, Encoded]:
     """A digest of the content, and the picture or clip for the shard."""
-    if isinstance(item.content, Clip) and not item.refused:
+    if isinstance(item.content, ClipContent) and not item.refused:
         clip = item.content.encoded(target)
         return _digest(clip.data), clip
     content = item.load()

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,6 +21,29 @@ from distgen.data.formats import npy
 RUN_FRAMES = 512
 """Frames of a video, at least, whose clips stay together in the set. Where a run begins, a video
 has to be decoded from the key frame before it, which may be some hundred frames away."""
+
+
+@runtime_checkable
+class ClipContent(Protocol):
+    """A clip, wherever its frames come from."""
+
+    @property
+    def header(self) -> Header:
+        """Size and colour of the frames that it is made of."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """All that its bytes depend on, beside the target."""
+        ...
+
+    def encoded(self, target: Target) -> Encoded:
+        """Its frames at the target's size and mode, as a uint8 array [T, H, W, C] in `npy`.
+
+        Raises:
+            RejectedError: There are no such frames.
+        """
+        ...
 
 
 @dataclass(frozen=True)

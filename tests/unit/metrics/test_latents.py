@@ -69,8 +69,8 @@ def small_pictures(held_out: PictureSet) -> PictureSet:
     """The digits as the toy model sees them, 8x8."""
 
     class Shrunk(PictureSet):
-        def pictures(self, rows: range) -> np.ndarray:
-            return super().pictures(rows)[:, ::2, ::2]
+        def samples(self, rows: range) -> np.ndarray:
+            return super().samples(rows)[:, ::2, ::2]
 
     return Shrunk(held_out.shard_set, held_out.indices_n, held_out.split)
 

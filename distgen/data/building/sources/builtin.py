@@ -1,4 +1,4 @@
-"""Sets that have a name: `digits`, always at hand, and `fashion-mnist`."""
+"""Sets that have a name: `digits`, always at hand, `fashion-mnist`, and clips made of it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import numpy as np
 from distgen.core.errors import DataError, DistgenError
 from distgen.core.spec import Mode
 from distgen.core.storage import locate, sha256_of
-from distgen.data.building.sources.idx import IdxSource, read_maybe_gzipped
+from distgen.data.building.sources.idx import IdxSource, read_idx, read_maybe_gzipped
 from distgen.data.building.sources.item import Item, Source, sort_items
+from distgen.data.building.sources.moving import MovingSource, check_frozen, moving_source
 
 FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 """The public bucket of Fashion-MNIST (Xiao, Rasul and Vollgraf 2017); it has no TLS."""
@@ -39,6 +40,9 @@ FASHION_SHA256: Final[Mapping[str, str]] = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
+MOVING = "moving-fashion-mnist"
+MOVING_TEST_SHA256: Final = "a38726861fefd1ea3e527ee03ebac5de32a77e7f6294491b4f7bc5f99e0df227"
+"""SHA-256 of the pixels of the test clips that are made by default, one after the other."""
 _TIMEOUT_S = 30.0
 
 
@@ -88,6 +92,43 @@ def fashion_mnist(
         DataError: A file is not the one that was published.
         DistgenError: It is not on this machine and cannot be downloaded.
     """
+    source = IdxSource(_fashion_folder(folder, cache, url, digests), FASHION_CLASSES)
+    source.name = "fashion-mnist"
+    return source
+
+
+def moving_fashion_mnist(
+    clips: int | None = None, test_clips: int | None = None, frames: int | None = None
+) -> Source:
+    """Clips in which two items of Fashion-MNIST bounce around; see `sources.moving`.
+
+    Args:
+        clips: Clips to train on; None: as many as by default.
+        test_clips: Clips that are held out.
+        frames: Frames of a clip.
+
+    Raises:
+        UsageError: A number is out of range.
+        DataError: A file is not the one that was published, or the test clips are others.
+        DistgenError: Fashion-MNIST is not on this machine and cannot be downloaded.
+    """
+    folder = _fashion_folder()
+    pictures = {}
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        path = folder / f"{prefix}-images-idx3-ubyte.gz"
+        pictures[split] = read_idx(read_maybe_gzipped(path), str(path))
+    source = moving_source(MOVING, pictures, clips, test_clips, frames)
+    check_frozen(MovingSource(MOVING, pictures), MOVING_TEST_SHA256)
+    return source
+
+
+def _fashion_folder(
+    folder: Path = FASHION_FOLDER,
+    cache: Path | None = None,
+    url: str = FASHION_URL,
+    digests: Mapping[str, str] = FASHION_SHA256,
+) -> Path:
+    """Where the files of Fashion-MNIST are, each of which was checked."""
     if not all((folder / f"{name}.gz").is_file() for name in digests):
         folder = cache or _cache_folder() / "fashion-mnist"
         for name in digests:
@@ -101,14 +142,17 @@ def fashion_mnist(
                 cause="its SHA-256 differs: it is damaged or was replaced",
                 remedy=f"rm {path}, then run the same command again",
             )
-    source = IdxSource(folder, FASHION_CLASSES)
-    source.name = "fashion-mnist"
-    return source
+    return folder
 
 
+MADE_CLIPS: Final[Mapping[str, Callable[[int | None, int | None, int | None], Source]]] = {
+    MOVING: moving_fashion_mnist
+}
+"""Sets of clips that distgen makes: by how many to train on, to hold out, and frames of each."""
 BUILTIN: Final[Mapping[str, Callable[[], Source]]] = {
     "digits": DigitsSource,
     "fashion-mnist": fashion_mnist,
+    MOVING: moving_fashion_mnist,
 }
 
 

@@ -13,12 +13,12 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from distgen.core.spec import Mode
-from distgen.data.building.clips import Clip
+from distgen.data.building.clips import ClipContent
 from distgen.data.building.convert import Header, RejectedError, read_header
 
 MAX_FILE_BYTES = 1 << 30
@@ -50,7 +50,7 @@ class Item:
     key: str
     origin: str
     label: int
-    content: Path | np.ndarray | Stored | Clip
+    content: Path | np.ndarray | Stored | ClipContent
     refused: str = ""
     """Why its source already knows that it cannot be used; empty where it may be."""
 
@@ -71,7 +71,7 @@ class Item:
             raise RejectedError(self.refused)
         if isinstance(self.content, np.ndarray):
             return self.content
-        if isinstance(self.content, Clip):
+        if isinstance(self.content, ClipContent):
             raise TypeError("a clip is encoded frame by frame, not loaded")
         if not isinstance(self.content, Path):
             return self.content.load()
@@ -93,7 +93,7 @@ class Item:
         if isinstance(self.content, np.ndarray):
             height, width = self.content.shape[:2]
             return Header(height, width, grey=self.content.ndim == 2)
-        if isinstance(self.content, Clip):
+        if isinstance(self.content, ClipContent):
             return self.content.header
         if not isinstance(self.content, Path):
             return read_header(self.content.load())
@@ -151,6 +151,16 @@ class Source(Protocol):
 
     def items(self, split: str | None, /) -> Sequence[Item]:
         """The items of one of its splits, or all of them."""
+        ...
+
+
+@runtime_checkable
+class ClipSource(Protocol):
+    """A source whose items are clips already: nothing is left to cut."""
+
+    @property
+    def frames(self) -> int:
+        """Frames of every clip."""
         ...
 
 

@@ -12,7 +12,7 @@ from distgen.core.errors import DataError, UsageError, did_you_mean
 from distgen.core.storage import Location, locate
 from distgen.data.building.convert import SUFFIXES
 from distgen.data.building.sources import parquet, tar
-from distgen.data.building.sources.builtin import BUILTIN
+from distgen.data.building.sources.builtin import BUILTIN, MADE_CLIPS
 from distgen.data.building.sources.files import Below, files_below, visible
 from distgen.data.building.sources.folder import FolderSource
 from distgen.data.building.sources.idx import IdxSource, find_idx
@@ -21,7 +21,7 @@ from distgen.data.building.sources.shards import ShardSetSource, is_shard_set
 from distgen.data.index import INDEX_NAME
 
 RULES = (
-    "a built-in set (`digits`, `fashion-mnist`)",
+    "a built-in set (`digits`, `fashion-mnist`, `moving-fashion-mnist`)",
     "a Parquet file or a WebDataset tar",
     "a shard set, or a folder of its splits",
     "a folder of IDX files",
@@ -30,6 +30,14 @@ RULES = (
 """What SRC may be, in the order in which it is looked for."""
 
 _STORE_WORKERS = 16
+_FOR = {
+    "image_column": "Parquet files",
+    "label_column": "Parquet files",
+    "picture": "tars",
+    "label_key": "tars",
+    "clips": "clips that distgen makes",
+    "test_clips": "clips that distgen makes",
+}
 _Reading = Callable[[str, int, int], None]
 
 
@@ -45,6 +53,10 @@ class SourceOptions:
     """Tars: extension of the members that are the pictures."""
     label_key: str | None = None
     """Tars: key in the `json` members that says the class."""
+    clips: int | None = None
+    """Clips that distgen makes: how many to train on."""
+    test_clips: int | None = None
+    """Clips that distgen makes: how many to hold out."""
 
     def check(self, what: str, *fitting: str) -> None:
         """Refuse options of another kind of source.
@@ -54,9 +66,8 @@ class SourceOptions:
         """
         for name, value in asdict(self).items():
             if value is not None and name not in fitting:
-                kind = "Parquet files" if name.endswith("column") else "tars"
                 raise UsageError(
-                    f"--{name.replace('_', '-')} is for {kind}, and the source is {what}.",
+                    f"--{name.replace('_', '-')} is for {_FOR[name]}, and the source is {what}.",
                     remedy="leave it out",
                 )
 
@@ -65,7 +76,7 @@ def open_source(
     source: str,
     options: SourceOptions | None = None,
     *,
-    videos: bool = False,
+    frames: int | None = None,
     workers: int | None = None,
     report: _Reading | None = None,
 ) -> Source:
@@ -74,7 +85,8 @@ def open_source(
     Args:
         source: What the user wrote.
         options: How it is read.
-        videos: Clips are wanted, so that only a folder of videos on this machine will do.
+        frames: Clips of so many frames are wanted, so that only a folder of videos on this machine
+            will do, or clips that distgen makes.
         workers: Files that are opened at a time; None: one for each core, in a store 16.
         report: Told the stage `scan`, the bytes that were gone through and the bytes there are.
 
@@ -83,7 +95,10 @@ def open_source(
         DataError: A file is damaged.
     """
     options = options or SourceOptions()
-    if videos:
+    if source in MADE_CLIPS:
+        options.check("clips that distgen makes", "clips", "test_clips")
+        return MADE_CLIPS[source](options.clips, options.test_clips, frames)
+    if frames is not None:
         options.check("a folder of videos")
         return _open_videos(source)
     if source in BUILTIN:

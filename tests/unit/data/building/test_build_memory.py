@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 from distgen.data import build
-
-from .foreign_tars import write_tar
+from tests.unit.data.foreign_tars import write_tar
 
 FEW = 200
 

@@ -19,10 +19,10 @@ from distgen.data.formats.foreign import Rules
 from distgen.data.formats.tars import TarFile
 from distgen.data.inspect import inspect, preview, verify
 from distgen.data.streaming.bad import Tolerance
+from tests.unit.data.foreign_tars import picture, write_tar
+from tests.unit.data.test_data_commands import code_and_text, run
 
-from .foreign_tars import picture, write_tar
 from .test_clips import video
-from .test_data_commands import code_and_text, run
 
 
 def clip(value: int, shape: tuple[int, ...] = (4, 6, 8, 3)) -> bytes:

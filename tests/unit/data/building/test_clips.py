@@ -28,8 +28,7 @@ from distgen.data.index import IndexEntry, IndexReader, ShardEntry
 from distgen.data.pipeline import Samples
 from distgen.data.streaming.mixed import mix
 from distgen.data.torch_dataset import StreamDataset
-
-from .test_data_commands import run
+from tests.unit.data.test_data_commands import run
 
 
 def video(path: Path, frames: int, side: int = 6, channels: int | None = 3) -> np.ndarray:
@@ -195,7 +194,7 @@ def test_all_clips_of_a_video_are_in_the_split_of_the_video(tmp_path: Path) -> N
         for split in ("train", "test")
     }
     assert not names["train"] & names["test"]
-    items = open_source(str(tmp_path / "v"), videos=True).items(None)
+    items = open_source(str(tmp_path / "v"), frames=3).items(None)
     assert names["test"] == {Path(i.origin).stem for i in items if split_of(i, 0.4) == "test"}
     assert len(by_key(tmp_path / "set" / "test")) == 4 * len(names["test"])
 

@@ -11,8 +11,15 @@ from distgen.core.errors import DataError, UsageError
 from distgen.data import open_shard_set
 from distgen.data.building.scan import index
 from distgen.data.index import IndexReader
-
-from .foreign_tars import header, labelled, messy, pax, picture, webdataset_samples, write_tar
+from tests.unit.data.foreign_tars import (
+    header,
+    labelled,
+    messy,
+    pax,
+    picture,
+    webdataset_samples,
+    write_tar,
+)
 
 
 @pytest.mark.parametrize("kind", ["gnu", "pax"])

@@ -21,9 +21,8 @@ from distgen.data.formats.foreign import Rules, samples_of
 from distgen.data.formats.tars import TarFile
 from distgen.data.index import IndexReader
 from distgen.data.inspect import verify
-
-from .conftest import Made
-from .foreign_tars import (
+from tests.unit.data.conftest import Made
+from tests.unit.data.foreign_tars import (
     FORMATS,
     Bytes,
     labelled,
@@ -304,7 +303,7 @@ def test_an_error_leaves_an_older_manifest_as_it_was(made: Made) -> None:
 
 
 def test_the_command_says_what_it_made(foreign: Path, tmp_path: Path) -> None:
-    from .test_data_commands import code_and_text, run
+    from tests.unit.data.test_data_commands import code_and_text, run
 
     report = json.loads(run("index", foreign, "--json").stdout)
     assert (report["samples"], report["shards"], report["without_picture"]) == (21, 3, 3)

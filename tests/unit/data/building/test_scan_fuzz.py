@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from distgen.core.errors import DataError
 from distgen.data.formats.foreign import Rules, scan_tar
 from distgen.data.formats.tars import TarFile
-
-from .foreign_tars import FORMATS, Bytes, messy, picture
+from tests.unit.data.foreign_tars import FORMATS, Bytes, messy, picture
 
 BLOCK = 512
 

@@ -24,9 +24,8 @@ from distgen.data.building.sources.parquet import ParquetSource
 from distgen.data.building.sources.shards import ShardSetSource
 from distgen.data.building.sources.tar import TarSource
 from distgen.data.index import IndexReader
-
-from .conftest import Made
-from .foreign_tars import labelled, messy, picture, turned, write_tar
+from tests.unit.data.conftest import Made
+from tests.unit.data.foreign_tars import labelled, messy, picture, turned, write_tar
 
 
 def contents(folder: Path) -> dict[str, tuple[np.ndarray, int]]:

@@ -21,8 +21,7 @@ from distgen.data import Stream
 from distgen.data.keeping import shared
 from distgen.data.keeping.cache import MemoryCache
 from distgen.data.keeping.shared import SharedMemory
-
-from .conftest import Made
+from tests.unit.data.conftest import Made
 
 # A process that shares memory: prints its first bytes, writes 7 into them, and waits for its end.
 HOLDER = """

@@ -21,9 +21,8 @@ from distgen.data import DataConfig, Stream
 from distgen.data.keeping import disk, page_folder
 from distgen.data.streaming import pages
 from distgen.data.streaming.mixed import mix
-
-from .away import FAR, PAGE, away, epochs, files, opened, reads, said, taken
-from .conftest import Made
+from tests.unit.data.away import FAR, PAGE, away, epochs, files, opened, reads, said, taken
+from tests.unit.data.conftest import Made
 
 
 @pytest.fixture(autouse=True)

@@ -22,8 +22,7 @@ import pytest
 from distgen.data.keeping import disk, page_folder
 from distgen.data.streaming import pages
 from distgen.data.streaming.order import Order
-
-from .away import FAR, PAGE, files, opened, said, taken
+from tests.unit.data.away import FAR, PAGE, files, opened, said, taken
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,7 @@ from distgen.data.streaming.bad import BadSample, Tolerance
 from distgen.data.streaming.mixed import mix, open_order
 from distgen.data.streaming.order import Order
 from distgen.data.view import FilterConfig
-
-from .conftest import Made
+from tests.unit.data.conftest import Made
 
 BAD = (3, 31, 32, 49)
 STANDS_IN = {3: 4, 31: 33, 32: 33, 49: 0}

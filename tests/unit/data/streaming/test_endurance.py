@@ -9,8 +9,7 @@ import psutil
 import pytest
 
 from distgen.data import Stream
-
-from .conftest import Made
+from tests.unit.data.conftest import Made
 
 MIB = 1 << 20
 

@@ -21,8 +21,7 @@ from distgen.data.streaming.mix import MAX_WEIGHTS, ChosenOrder, MixOrder, block
 from distgen.data.streaming.mixed import MixedSet, mix, open_data, open_order
 from distgen.data.streaming.order import Order
 from distgen.data.view import FilterConfig, by_class, choose
-
-from .conftest import Made
+from tests.unit.data.conftest import Made
 
 NUMBERS = st.lists(st.integers(1, 30), min_size=1, max_size=9)
 

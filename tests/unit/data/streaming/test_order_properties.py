@@ -15,8 +15,7 @@ from distgen.core.storage import Location
 from distgen.core.world import World
 from distgen.data import Stream
 from distgen.data.streaming.order import ORDER_VERSION, Order
-
-from .conftest import Made
+from tests.unit.data.conftest import Made
 
 RANKS = (1, 2, 3, 5, 8)
 COUNTS = st.lists(st.integers(1, 60), min_size=1, max_size=10).map(tuple)

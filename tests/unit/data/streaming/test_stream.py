@@ -25,8 +25,7 @@ from distgen.data.index import IndexReader
 from distgen.data.streaming import stream as stream_module
 from distgen.data.streaming.order import Order
 from distgen.data.streaming.read import SampleReader, spans
-
-from .conftest import Made
+from tests.unit.data.conftest import Made
 
 
 def data_threads() -> list[threading.Thread]:
