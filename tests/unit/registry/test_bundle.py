@@ -62,7 +62,12 @@ def test_weights_come_back_bit_for_bit(config, tmp_path):
     assert not bundle.model.training
     assert not any(p.requires_grad or p.is_meta for p in bundle.model.parameters())
     labels = torch.zeros(2, dtype=torch.int64) if bundle.model.num_classes else None
-    assert bundle.model.sample(torch.zeros(2, config.latent_dim), labels).shape == (2, 1, 16, 16)
+    assert bundle.model.sample(torch.zeros(2, bundle.model.latent_dim), labels).shape == (
+        2,
+        1,
+        16,
+        16,
+    )
 
 
 def test_loading_leaves_the_random_numbers_alone(make_bundle):
