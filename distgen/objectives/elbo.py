@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distgen.core.config import Config
 from distgen.models.base import LatentNoise, LatentTerms
-from distgen.objectives.base import Phase, TrainBatch
+from distgen.objectives.base import Objective, Phase, TrainBatch
 
 MODEL = Phase("model", ("model",))
 
@@ -47,7 +47,7 @@ def charged_kl(kl_nd: Tensor, free_bits: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ELBO:
+class ELBO(Objective):
     """One phase: the negative bound, in nats per picture.
 
     Args:
