@@ -29,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distgen.core.errors import DistgenError, UsageError
 from distgen.core.ports import free_port
+from distgen.core.schedule import value_at
 from distgen.core.spec import ImageSpec
 from distgen.data import open_shard_set, read_samples
 from distgen.metrics.card import EvaluationConfig
@@ -36,6 +37,7 @@ from distgen.models import build_networks
 from distgen.models.base import LatentNoise
 from distgen.training.collective import CONSTANT_BUFFERS
 from distgen.training.job import TrainingConfig, TrainJob
+from distgen.training.optim import betas_at
 from distgen.training.run import prepare
 
 Step = Callable[[Tensor, Tensor], None]
@@ -215,8 +217,8 @@ def _gan_step(job: TrainJob, networks: Mapping[str, nn.Module]) -> Step:
     for_generator, for_discriminator = _adam(generator, job), _adam(discriminator, job)
     average = _Average(generator)
     latent_dim: int = generator.latent_dim  # type: ignore[assignment]
-    r1 = float(getattr(job.objective, "r1", 1.0))
-    r2 = float(getattr(job.objective, "r2", 1.0))
+    r1 = value_at(getattr(job.objective, "r1", 1.0), 0)
+    r2 = value_at(getattr(job.objective, "r2", 1.0), 0)
 
     def step(real: Tensor, labels: Tensor) -> None:
         discriminator.requires_grad_(True)
@@ -273,8 +275,8 @@ def _adam(network: nn.Module, job: TrainJob) -> torch.optim.Optimizer:
     config = job.training
     return torch.optim.AdamW(
         network.parameters(),
-        lr=config.learning_rate,
-        betas=config.betas,
+        lr=value_at(config.learning_rate, 0),
+        betas=betas_at(config, 0),
         weight_decay=config.weight_decay,
         foreach=True,
     )

@@ -21,6 +21,7 @@ from distgen.cli import (
     jobs,
     models,
     runs,
+    sample,
     serve,
     train,
     tune,
@@ -66,6 +67,7 @@ app.command("tune", rich_help_panel=_FIND)(tune.tune)
 app.add_typer(runs.app, name="runs", rich_help_panel=_FIND)
 app.add_typer(models.app, name="models", rich_help_panel=_USE)
 app.command("serve", rich_help_panel=_USE)(serve.serve)
+app.command("sample", rich_help_panel=_USE)(sample.sample)
 app.command("query", rich_help_panel=_USE)(serve.query)
 app.add_typer(serve.endpoint_app, name="endpoint", rich_help_panel=_USE)
 app.command("generate", rich_help_panel=_USE)(generate.generate)

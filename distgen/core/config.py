@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
 from distgen.core.errors import UsageError, did_you_mean
 
@@ -194,8 +194,11 @@ def describe(schema: type[Config], depth: int = 0) -> list[SchemaLine]:
     lines: list[SchemaLine] = []
     for key, field in schema.model_fields.items():
         sections = _configs_in(field.annotation)
-        default = "" if sections or field.is_required() else _plain(field.default)
-        kind = "section" if sections else _type_name(field.annotation)
+        # A number that may also be a section has the number's type and default.
+        plain = _plain_forms(field.annotation) if sections else []
+        hidden = field.is_required() or (sections and not plain)
+        default = "" if hidden else _plain(field.default)
+        kind = " or ".join([*plain, "section"]) if sections else _type_name(field.annotation)
         lines.append(SchemaLine(depth, key, kind, default, field.description or ""))
         for section in sections:
             inner = depth + 1
@@ -205,6 +208,14 @@ def describe(schema: type[Config], depth: int = 0) -> list[SchemaLine]:
                 inner += 1
             lines += describe(section, inner)
     return lines
+
+
+def _plain_forms(annotation: Any) -> list[str]:
+    """Types of a union's parts that are no sections."""
+    parts = typing.get_args(annotation)
+    known = [part for part in parts if not _configs_in(part) and part is not type(None)]
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return [_type_name(part) for part in known] if is_union else []
 
 
 def _tag(section: type[Config]) -> str:
@@ -274,8 +285,11 @@ def _resolve(schema: type[Config], loc: tuple[str | int, ...]) -> tuple[str, typ
     place: type[Config] | None = schema
     holder: type[Config] | None = schema
     options: list[type[Config]] = []
+    forms: set[str] = set()
     shown: list[str] = []
     for step in loc:
+        if step in forms:
+            continue
         tagged = [option for option in options if _has_tag(option, str(step))]
         if place is None and tagged:
             place = holder = tagged[0]
@@ -285,8 +299,15 @@ def _resolve(schema: type[Config], loc: tuple[str | int, ...]) -> tuple[str, typ
         holder = place
         field = place.model_fields.get(str(step)) if place else None
         options = _configs_in(field.annotation) if field else []
+        forms = _tags_in(field.annotation) if field else forms
         place = options[0] if len(options) == 1 else None
     return ".".join(shown), holder
+
+
+def _tags_in(annotation: Any) -> set[str]:
+    """What the forms of a value are called (`pydantic.Tag`): steps that no user wrote."""
+    own = {item.tag for item in getattr(annotation, "__metadata__", ()) if isinstance(item, Tag)}
+    return own.union(*map(_tags_in, typing.get_args(annotation)))
 
 
 def _has_tag(option: type[Config], tag: str) -> bool:

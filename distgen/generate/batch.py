@@ -12,7 +12,7 @@ import numpy as np
 import ray
 import ray.data
 
-from distgen.core.errors import UsageError, did_you_mean
+from distgen.core.errors import UsageError
 from distgen.core.storage import Location, locate
 from distgen.data.building.convert import Target, encode
 from distgen.data.building.pack import SetWriter, check_room, replacing
@@ -28,6 +28,7 @@ from distgen.serving.sampler import (
     MIN_TRUNCATION,
     Picture,
     Sampler,
+    class_numbers,
     picture_seed,
 )
 
@@ -197,16 +198,7 @@ def recipe_for(
     Raises:
         UsageError: The model has no such class.
     """
-    for name in classes:
-        if not names:
-            raise UsageError(
-                f"The class {name!r} cannot be asked for: this model has no classes.",
-                remedy="leave --class out",
-            )
-        if name not in names:
-            raise UsageError(f"There is no class {name!r}.", remedy=did_you_mean(name, names))
-    labels = tuple(names.index(name) for name in classes or names)
-    return Recipe(bundle, seed, labels, truncation)
+    return Recipe(bundle, seed, class_numbers(classes, names), truncation)
 
 
 def _check_range(name: str, value: float, least: float, most: float = math.inf) -> None:

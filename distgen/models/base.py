@@ -24,6 +24,8 @@ class Family:
     """Fresh networks by name, initialised from torch's global generator (seed it before)."""
     served: str
     """Name of the network that is averaged (EMA), bundled and sampled."""
+    rows_together: Callable[[Any], int] = lambda _: 1
+    """Of its config: how many samples a network compares, which must be on one rank."""
     clips: bool = False
     """Whether it makes clips [n, time, channels, height, width]; other families make pictures."""
 

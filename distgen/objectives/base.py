@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from distgen.core.part import Part
 from distgen.core.seeding import derive
 from distgen.core.world import World
 
@@ -89,7 +90,8 @@ class TrainBatch:
 class Objective(Protocol):
     """An ordered list of phases, and the loss of each.
 
-    Every loss is a mean over the batch of terms that belong to single samples, and every term of
+    Every loss is a mean over the batch of terms that belong to single samples, or to groups of them
+    that no rank and no part of a batch divides (`Family.rows_together`), and every term of
     a phase, gradient penalties included, is in the one loss: so that the mean of the ranks'
     gradients is the gradient of the global batch, after one backward per phase.
     """
@@ -111,3 +113,20 @@ class Objective(Protocol):
             batch: This rank's pictures, labels and noise.
         """
         ...
+
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        """What an objective learns besides weights, and has to survive a restart, by name.
+
+        It must be the same on every rank after each step.
+        """
+        return {}
+
+    def after_step(self, images: int, total: Callable[[Tensor], Tensor]) -> None:  # noqa: ARG002
+        """Called on every rank once all phases of a batch are done.
+
+        Args:
+            images: Images of the batch over all ranks.
+            total: Sums a tensor over ranks, on the device; no host waits for it.
+        """
+        return

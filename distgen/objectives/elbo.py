@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distgen.core.config import Config
 from distgen.models.base import LatentNoise, LatentTerms
-from distgen.objectives.base import Phase, TrainBatch
+from distgen.objectives.base import Objective, Phase, TrainBatch
 
 MODEL = Phase("model", ("model",))
 
@@ -61,7 +61,7 @@ def kl_by_group(kl_nd: Tensor, latent_groups: tuple[int, ...]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ELBO:
+class ELBO(Objective):
     """One phase: the negative bound, in nats per picture.
 
     Args:

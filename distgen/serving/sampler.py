@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 from torch import Tensor
 
+from distgen.core.errors import UsageError, did_you_mean
 from distgen.core.seeding import derive
 from distgen.core.spec import ImageSpec
 from distgen.metrics.grid import to_uint8_nhwc
 from distgen.models.base import Sampler as ServedNetwork
+from distgen.models.latents import truncate
 
 MAX_SEED = 2**63 - 1
 MIN_TRUNCATION, MAX_TRUNCATION = 0.05, 10.0
@@ -54,19 +55,34 @@ def random_label(seed: int, num_classes: int) -> int:
     return derive(seed, "class") % num_classes
 
 
+def class_numbers(wanted: Sequence[str], known: Sequence[str]) -> tuple[int, ...]:
+    """The numbers of some classes, out of those of a model; of all of them where none is wanted.
+
+    Raises:
+        UsageError: The model has no such class.
+    """
+    for name in wanted:
+        if not known:
+            raise UsageError(
+                f"The class {name!r} cannot be asked for: this model has no classes.",
+                remedy="leave --class out",
+            )
+        if name not in known:
+            raise UsageError(f"There is no class {name!r}.", remedy=did_you_mean(name, known))
+    return tuple(known.index(name) for name in wanted or known)
+
+
 def latents_for(pictures: Sequence[Picture], latent_dim: int) -> NDArray[np.float32]:
     """Standard normal latents `[n, latent_dim]`, each row from its picture's seed alone.
 
-    Truncation maps the same draw through the cut distribution's quantiles (Brock et al. 2019 redraw
-    instead), so that a picture changes smoothly with it and keeps its identity.
+    Truncation keeps a picture's identity (see `models.latents.truncate`).
     """
     latents_nd = np.empty((len(pictures), latent_dim), np.float32)
     for row, picture in zip(latents_nd, pictures, strict=True):
         stream = np.random.Generator(np.random.Philox(key=derive(picture.seed, "latents")))
         stream.standard_normal(dtype=np.float32, out=row)
         if picture.truncation is not None:
-            low = ndtr(-picture.truncation)
-            row[:] = ndtri(low + ndtr(row.astype(np.float64)) * (1 - 2 * low))
+            row[:] = truncate(row, picture.truncation)
     return latents_nd
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeInt
@@ -18,21 +18,12 @@ from safetensors.torch import save as save_tensors
 
 from distgen.core.config import Config
 from distgen.core.errors import DataError
+from distgen.core.part import Part
 from distgen.core.storage import Location, sha256_of
 from distgen.registry.layout import FileEntry
 
 _TENSOR = "$tensor"
 _ITEMS = "$items"
-
-
-class Part(Protocol):
-    """Something that must survive a restart."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything to keep: tensors, numbers, strings, lists and dicts of them."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> Any:
-        """Become what `state_dict` said."""
 
 
 class Manifest(Config):

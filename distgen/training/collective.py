@@ -71,6 +71,13 @@ class Collective:
             dist.all_reduce(values, group=self._host_group)
         return values
 
+    def sum_on_device(self, values: torch.Tensor) -> torch.Tensor:
+        """Element-wise sum over ranks, where the values are; no host waits for it on CUDA."""
+        if self.world.size > 1:
+            values = values.detach().clone()
+            dist.all_reduce(values)
+        return values
+
     def agree(self, value: int) -> int:
         """Rank 0's number, on every rank."""
         if self.world.size == 1:

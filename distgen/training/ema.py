@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import nn
 
+from distgen.core.schedule import Schedule, value_at
+
 # Early on the average must not be dominated by the initial weights: its half-life is at most this
 # share of the images seen so far (Karras et al. 2020, training configuration).
 RAMP_UP = 0.05
@@ -15,14 +17,15 @@ RAMP_UP = 0.05
 class EMA:
     """Averages a network's parameters; its buffers are copied, for they are not weights."""
 
-    def __init__(self, network: nn.Module, half_life: int) -> None:
+    def __init__(self, network: nn.Module, half_life: float | Schedule[float]) -> None:
         self.module = copy.deepcopy(network).eval().requires_grad_(False)
         self.half_life = half_life
 
     @torch.no_grad()
     def update(self, network: nn.Module, batch_size: int, images_seen: int) -> None:
         """Move the average towards `network` by one step of `batch_size` images."""
-        half_life = max(min(self.half_life, RAMP_UP * images_seen), 1e-8)
+        wanted = value_at(self.half_life, images_seen)
+        half_life = max(min(wanted, RAMP_UP * images_seen), 1e-8)
         decay = 0.5 ** (batch_size / half_life)
         torch._foreach_lerp_(
             list(self.module.parameters()), list(network.parameters()), weight=1.0 - decay

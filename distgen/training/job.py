@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
-    Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -14,14 +13,19 @@ from pydantic import (
 )
 
 from distgen.core.config import Config
+from distgen.core.schedule import (
+    DecayRate,
+    Schedule,
+    ScheduledDecayRate,
+    ScheduledImages,
+    ScheduledPositive,
+)
 from distgen.core.storage import Location, locate
 from distgen.data import DataConfig
 from distgen.metrics.card import EvaluationConfig
-from distgen.models import ModelConfig
+from distgen.models import FAMILIES, ModelConfig
 from distgen.objectives import ObjectiveConfig, default_objective
 from distgen.registry.layout import Name
-
-DecayRate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class TrainingConfig(Config):
@@ -33,17 +37,17 @@ class TrainingConfig(Config):
     """Images per step over all ranks."""
     accumulate: PositiveInt = 1
     """Parts into which a rank's share of a step is divided, one after the other, to save memory."""
-    learning_rate: PositiveFloat = 2e-4
-    """Adam's step size after warm-up."""
-    betas: tuple[DecayRate, DecayRate] = (0.0, 0.99)
-    """Adam's decay rates of the gradient's first and second moments."""
+    learning_rate: ScheduledPositive = 2e-4
+    """Adam's step size after warm-up: a number, or how it moves from one to another."""
+    betas: tuple[DecayRate, ScheduledDecayRate] = (0.0, 0.99)
+    """Adam's decay rates of the gradient's first and second moments; the second may move."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay (AdamW)."""
     schedule: Literal["constant", "cosine"] = "constant"
     """What the learning rate does after warm-up: stay, or fall to zero along a half cosine."""
     warmup_images: NonNegativeInt = 0
     """Images over which the learning rate rises linearly from zero."""
-    ema_half_life: PositiveInt = 10_000
+    ema_half_life: ScheduledImages = 10_000
     """Images after which a weight's share in the served average has halved."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Forward precision; auto is bf16 on CUDA and fp32 on CPU. Penalties are fp32 always."""
@@ -62,6 +66,15 @@ class TrainingConfig(Config):
     def tick_every(self) -> int:
         """Images between two points of the curves, resolved."""
         return self.log_every or max(self.batch_size, self.images // 200)
+
+    @model_validator(mode="after")
+    def _learning_rate_moves_once(self) -> TrainingConfig:
+        if isinstance(self.learning_rate, Schedule) and self.schedule != "constant":
+            raise ValueError(
+                f"learning_rate moves by itself, and schedule {self.schedule!r} would move it "
+                "again; leave one of them out"
+            )
+        return self
 
 
 class ScalingConfig(Config):
@@ -115,11 +128,13 @@ class TrainJob(Config):
                 f"not model.family {self.model.family!r}"
             )
         workers, parts = max(1, self.scaling.workers), self.training.accumulate
-        batch, unit = self.training.batch_size, workers * parts
+        together = FAMILIES[self.model.family].rows_together(self.model)
+        batch, unit = self.training.batch_size, workers * parts * together
         if batch % unit:
             below, above = batch // unit * unit, -(-batch // unit) * unit
             near = " or ".join(str(size) for size in (below, above) if size)
             times = f" times training.accumulate {parts}" if parts > 1 else ""
+            times += f" times groups of {together} that the model compares" if together > 1 else ""
             raise ValueError(
                 f"training.batch_size {batch} does not divide by scaling.workers {workers}{times}, "
                 f"and unequal ranks would weigh pictures unequally; use {near}"

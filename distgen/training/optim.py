@@ -1,4 +1,4 @@
-"""Optimisers, and the learning rate as a function of the clock."""
+"""Optimisers, and what of them is a function of the clock."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
+from distgen.core.schedule import value_at
 from distgen.objectives.base import Phase
 from distgen.training.job import TrainingConfig
 
@@ -21,8 +22,8 @@ def build_optimizers(
         parameters = [p for name in phase.networks for p in networks[name].parameters()]
         optimizers[phase.name] = torch.optim.AdamW(
             parameters,
-            lr=config.learning_rate,
-            betas=config.betas,
+            lr=value_at(config.learning_rate, 0),
+            betas=betas_at(config, 0),
             eps=1e-8,
             weight_decay=config.weight_decay,
             fused=parameters[0].is_cuda,
@@ -33,7 +34,7 @@ def build_optimizers(
 
 def learning_rate_at(config: TrainingConfig, images_seen: int) -> float:
     """The learning rate of the step that starts at `images_seen`."""
-    rate = config.learning_rate
+    rate = value_at(config.learning_rate, images_seen)
     if images_seen < config.warmup_images:
         # The first step, at 0 images, must move too.
         return rate * (images_seen + config.batch_size) / (config.warmup_images + config.batch_size)
@@ -44,7 +45,14 @@ def learning_rate_at(config: TrainingConfig, images_seen: int) -> float:
     return rate
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group the learning rate `rate`."""
+def betas_at(config: TrainingConfig, images_seen: int) -> tuple[float, float]:
+    """Adam's decay rates for the step that starts at `images_seen`."""
+    first, second = config.betas
+    return first, value_at(second, images_seen)
+
+
+def set_pace(optimizer: torch.optim.Optimizer, config: TrainingConfig, images_seen: int) -> None:
+    """Give every parameter group what its step that starts at `images_seen` is to use."""
+    rate, betas = learning_rate_at(config, images_seen), betas_at(config, images_seen)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"], group["betas"] = rate, betas

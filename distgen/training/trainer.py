@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from distgen.core.errors import DataError, PreemptedError, TrainingError
+from distgen.core.part import Part
 from distgen.core.seeding import derive
 from distgen.core.storage import Location
 from distgen.core.world import World
@@ -28,7 +29,7 @@ from distgen.training.ema import EMA
 from distgen.training.inputs import open_stream, to_device
 from distgen.training.job import TrainJob
 from distgen.training.meters import Meters, Reading
-from distgen.training.optim import build_optimizers, learning_rate_at, set_learning_rate
+from distgen.training.optim import build_optimizers, set_pace
 from distgen.training.outcome import Outcome
 from distgen.training.report import write_report
 from distgen.training.run import RunFolder, Tick
@@ -89,12 +90,13 @@ class Trainer:
         self.curves = curves.Writer(self.run, self.images_seen) if world.is_main else None
 
     @property
-    def parts(self) -> dict[str, checkpoint.Part]:
+    def parts(self) -> dict[str, Part]:
         """Everything that must survive a restart, by name."""
         return {
             **{f"network-{name}": network for name, network in self.networks.items()},
             **{f"optimizer-{name}": optimizer for name, optimizer in self.optimizers.items()},
             "ema": self.ema,
+            **self.objective.parts,
         }
 
     def train(self) -> Outcome:
@@ -131,10 +133,9 @@ class Trainer:
             with_labels=bool(self.spec.classes),
         )
         parts = inputs.split(config.accumulate)
-        rate = learning_rate_at(config, self.images_seen)
         for phase in self.objective.phases:
             optimizer = self.optimizers[phase.name]
-            set_learning_rate(optimizer, rate)
+            set_pace(optimizer, config, self.images_seen)
             optimizer.zero_grad(set_to_none=True)
             train_only(self.networks, phase.networks)
             networks = {
@@ -152,6 +153,7 @@ class Trainer:
                     (loss / len(parts)).backward()  # type: ignore[no-untyped-call]
                 self.meters.add(phase.name, logs, weight=1.0 / len(parts))
             optimizer.step()
+        self.objective.after_step(config.batch_size, self.collective.sum_on_device)
         self.images_seen += config.batch_size
         self.meters.step(config.batch_size)
         self.ema.update(self.served, config.batch_size, self.images_seen)

@@ -39,8 +39,8 @@ def test_help_lists_every_command(distgen):
     result = distgen("--help")
     assert result.returncode == 0
     for word in (
-        "data", "demo", "train", "evaluate", "tune", "runs", "models", "serve", "query", "endpoint",
-        "generate", "submit", "jobs", "cluster", "config", "bench",
+        "data", "demo", "train", "evaluate", "tune", "runs", "models", "serve", "sample", "query",
+        "endpoint", "generate", "submit", "jobs", "cluster", "config", "bench",
     ):  # fmt: skip
         assert f" {word} " in result.stdout
 

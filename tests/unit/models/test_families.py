@@ -17,6 +17,14 @@ CLASSES = ("coat", "bag", "boot")
 SMALL: dict[str, dict[str, Any]] = {
     "gan": {"family": "gan", "latent_dim": 6, "width": 8},
     "gan-conditional": {"family": "gan", "latent_dim": 6, "width": 8, "conditional": True},
+    "gan-residual": {
+        "family": "gan",
+        "network": "residual",
+        "latent_dim": 6,
+        "width": 8,
+        "conditional": True,
+        "minibatch_deviation": True,
+    },
     "vae": {"family": "vae", "latent_dim": 5, "width": 8},
     "vae-gaussian": {"family": "vae", "latent_dim": 5, "width": 8, "likelihood": "gaussian"},
     "vae-logistic": {"family": "vae", "latent_dim": 5, "width": 8, "likelihood": "logistic"},

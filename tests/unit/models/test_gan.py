@@ -49,13 +49,16 @@ def test_scores_have_no_output_bias():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("size", [16, 28, 64])
-def test_networks_start_at_a_scale_from_which_they_train(size: int):
+@pytest.mark.parametrize("network", ["convolutional", "residual"])
+@pytest.mark.parametrize("size", [16, 28, 64, 256])
+def test_networks_start_at_a_scale_from_which_they_train(size: int, network: str):
     spec = ImageSpec(height=size, width=size, mode="RGB", classes=("a", "b"))
     torch.manual_seed(0)
-    networks = build_networks(GANConfig(width=64, blocks=2, conditional=True), spec)
-    labels = torch.arange(64) % 2
-    images = networks["generator"](torch.randn(64, 64), labels)
+    networks = build_networks(
+        GANConfig(network=network, width=32, blocks=2, conditional=True), spec
+    )
+    labels = torch.arange(16) % 2
+    images = networks["generator"](torch.randn(16, 64), labels)
     assert 0.1 < images.std() < 0.9
-    scores = networks["discriminator"](torch.rand_like(images) * 2 - 1, labels)
+    scores = networks["discriminator"](images, labels)
     assert 0.01 < scores.abs().mean() < 5.0

@@ -56,7 +56,7 @@ class Quadratic(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(weight))
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor | None = None, sets: int = 1) -> Tensor:
         return self.weight * images.square().flatten(1).sum(1)
 
 
@@ -169,7 +169,7 @@ def test_penalties_stay_in_float32_under_autocast():
     dtypes = []
 
     class Seen(Quadratic):
-        def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        def forward(self, images: Tensor, labels: Tensor | None = None, sets: int = 1) -> Tensor:
             dtypes.append((images.flatten(1) @ torch.ones(4, 1)).dtype)
             return super().forward(images, labels)
 

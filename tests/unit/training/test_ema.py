@@ -1,6 +1,7 @@
 import torch
 from torch import nn
 
+from distgen.core.schedule import Schedule
 from distgen.training.ema import EMA, RAMP_UP
 
 
@@ -53,3 +54,12 @@ def test_the_average_never_requires_gradients_and_is_in_evaluation_mode():
     ema = EMA(network(0.0).train(), half_life=10)
     assert not ema.module.training
     assert not any(parameter.requires_grad for parameter in ema.module.parameters())
+
+
+def test_the_half_life_may_move_with_the_clock():
+    moving = Schedule[float](start=100, end=1000, images=10**6)
+    for seen, half_life in ((10**6, 1000), (5 * 10**5, 550)):
+        ema, fixed = EMA(network(0.0), moving), EMA(network(0.0), half_life)
+        for each in (ema, fixed):
+            each.update(network(1.0), batch_size=100, images_seen=seen)
+        torch.testing.assert_close(ema.module.weight, fixed.module.weight)

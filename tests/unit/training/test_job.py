@@ -56,3 +56,36 @@ def test_an_unknown_family_names_the_nearest():
 def test_a_resolved_job_reads_back_as_itself():
     job = parse(TrainJob, raw(), "x")
     assert parse(TrainJob, parse_yaml(dump_yaml(job), "y"), "y") == job
+
+
+GAN = {"family": "gan", "minibatch_deviation": True}
+
+
+def test_a_batch_that_would_divide_a_group_is_refused_with_sizes_that_do_not():
+    training = {"images": 1000, "batch_size": 32, "accumulate": 3}
+    text = refusal(model=GAN, training=training, scaling={"workers": 2})
+    assert "scaling.workers 2 times training.accumulate 3 times groups of 4" in text
+    assert "24 or 48" in text
+    fitting = {**training, "batch_size": 48}
+    parse(TrainJob, raw(model=GAN, training=fitting, scaling={"workers": 2}), "x")
+    parse(TrainJob, raw(model={"family": "gan"}, training={"images": 9, "batch_size": 5}), "x")
+
+
+def test_a_learning_rate_that_would_move_twice_is_refused():
+    training = {"images": 1000, "learning_rate": {"start": 1e-3, "end": 1e-4, "images": 500}}
+    parse(TrainJob, raw(training=training), "x")
+    text = refusal(training={**training, "schedule": "cosine"})
+    assert "learning_rate moves by itself" in text
+
+
+def test_a_job_with_schedules_reads_back_as_itself():
+    moving = {"start": 0.9, "end": 0.99, "images": 500}
+    training = {
+        "images": 1000,
+        "learning_rate": moving,
+        "betas": [0.0, moving],
+        "ema_half_life": {"start": 500, "end": 5000, "images": 500},
+    }
+    objective = {"kind": "relativistic", "r1": moving, "augmentation": {"flip": True}}
+    job = parse(TrainJob, raw(model=GAN, training=training, objective=objective), "x")
+    assert parse(TrainJob, parse_yaml(dump_yaml(job), "y"), "y") == job

@@ -6,7 +6,7 @@ from torch import nn
 
 from distgen.objectives.base import Phase
 from distgen.training.job import TrainingConfig
-from distgen.training.optim import build_optimizers, learning_rate_at, set_learning_rate
+from distgen.training.optim import betas_at, build_optimizers, learning_rate_at, set_pace
 
 
 def config(**values) -> TrainingConfig:
@@ -42,6 +42,22 @@ def test_each_phase_has_an_optimiser_over_its_own_networks_only():
         for name, o in optimizers.items()
     }
     assert counts == {"p": 6, "q": 18}
-    set_learning_rate(optimizers["p"], 0.5)
-    assert [group["lr"] for group in optimizers["p"].param_groups] == [0.5]
+    set_pace(optimizers["p"], config(learning_rate=0.5, betas=(0.1, 0.8)), 0)
+    groups = optimizers["p"].param_groups
+    assert [(group["lr"], group["betas"]) for group in groups] == [(0.5, (0.1, 0.8))]
     assert torch.is_tensor(optimizers["p"].param_groups[0]["params"][0])
+
+
+def test_learning_rate_and_second_moment_move_with_the_clock():
+    moving = config(
+        learning_rate={"start": 0.2, "end": 0.1, "images": 400},
+        betas=(0.0, {"start": 0.9, "end": 0.99, "images": 400}),
+        warmup_images=100,
+    )
+    assert 0 < learning_rate_at(moving, 0) < 0.2, "warm-up scales it"
+    assert math.isclose(learning_rate_at(moving, 200), 0.15)
+    assert {learning_rate_at(moving, seen) for seen in (400, 999)} == {0.1}
+    first, second = betas_at(moving, 200)
+    assert first == 0.0
+    assert math.isclose(second, 0.945)
+    assert betas_at(moving, 400) == (0.0, 0.99)

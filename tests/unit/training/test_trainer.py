@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from distgen.core.config import parse
 from distgen.core.errors import DataError, PreemptedError, TrainingError
 from distgen.core.storage import locate
 from distgen.data import build, open_shard_set
@@ -17,11 +18,13 @@ from distgen.data.view import FilterConfig
 from distgen.registry.bundle import load_bundle
 from distgen.training import checkpoint, inputs, trainer
 from distgen.training.collective import Collective
+from distgen.training.job import TrainJob
 from distgen.training.outcome import finished_outcome
 from distgen.training.run import Tick, prepare
 from distgen.training.trainer import crossed, train, train_only
 
 FAMILIES = ("gan", "vae", "hvae", "rvae")
+AUGMENTATION = "augmentation.safetensors"
 
 
 class StopAt:
@@ -83,6 +86,42 @@ def test_augmented_pictures_are_the_same_after_a_resume(make_job, start):
     train(broken.job())
     assert weights(broken) == weights(whole)
     assert weights(whole) != weights(plain)
+
+
+def test_everything_that_a_gan_can_be_told_is_the_same_after_a_resume(make_job, start):
+    def told(name):
+        raw = make_job("gan", name, accumulate=2).model_dump(mode="json")
+        raw["model"] |= {"network": "residual", "minibatch_deviation": True}
+        # From 0.4 it rises all the time: the discriminator is surer of itself than this.
+        raw["objective"]["augmentation"] = {"probability": 0.4, "target": -0.9, "ramp_images": 1000}
+        raw["objective"] |= {"r1": moving(2.0, 0.1), "r2": moving(0.1, 1.0)}
+        raw["training"] |= {"learning_rate": moving(1e-3, 1e-4), "ema_half_life": moving(10, 90)}
+        raw["training"]["betas"] = [0.0, moving(0.9, 0.99)]
+        return parse(TrainJob, raw, "test")
+
+    def moving(start, end):
+        return {"start": start, "end": end, "images": 200}
+
+    whole, broken = start(told("whole")), start(told("broken"))
+    train(whole.job())
+    with pytest.raises(PreemptedError):
+        train(broken.job(), on_tick=StopAt(160))
+    halfway = load_file(checkpoint.complete(broken.checkpoints)[-1].local / AUGMENTATION)
+    train(broken.job())
+    assert weights(broken) == weights(whole)
+    found = load_file(checkpoint.complete(whole.checkpoints)[-1].local / AUGMENTATION)
+    assert found.keys() == {"probability", "sign"}
+    assert 0.4 < halfway["probability"] < found["probability"]
+
+
+def test_without_augmentation_a_checkpoint_has_the_parts_that_it_always_had(make_job, start):
+    run = start(make_job("gan"))
+    train(run.job())
+    parts = {name.partition(".")[0] for name in weights(run)}
+    assert parts == {
+        "network-generator", "network-discriminator", "optimizer-generator",
+        "optimizer-discriminator", "ema",
+    }  # fmt: skip
 
 
 def test_a_mix_of_sets_trains_resumes_and_is_measured_against_the_first(
