@@ -122,14 +122,14 @@ def build(
 ) -> None:
     """Build a shard set: WebDataset tars with an index and a manifest.
 
-    SRC is the first of these that it fits: a built-in set (`digits`, `fashion-mnist`,
-    `moving-fashion-mnist`); a Parquet file or a WebDataset tar; a shard set, or a folder of its
-    splits; a folder of IDX files; a folder of Parquet files, of tars, or of pictures (a class is a
-    first-level subfolder). All but IDX files and folders of pictures may be URLs, such as
-    s3://bucket/path. Folders and files that are called train, test and val stay splits. Of tars
-    and shard sets, the picture and the class of each sample go into the new set, and nothing else.
-    With --frames it is a folder of videos. `moving-fashion-mnist` is made here: clips in which two
-    items of Fashion-MNIST bounce around in 64x64.
+    SRC is the first of these that it fits: a built-in set (`digits`, `stacked-digits`,
+    `fashion-mnist`, `moving-fashion-mnist`); a Parquet file or a WebDataset tar; a shard set, or
+    a folder of its splits; a folder of IDX files; a folder of Parquet files, of tars, or of
+    pictures (a class is a first-level subfolder). All but IDX files and folders of pictures may
+    be URLs, such as s3://bucket/path. Folders and files that are called train, test and val stay
+    splits. Of tars and shard sets, the picture and the class of each sample go into the new set,
+    and nothing else. With --frames it is a folder of videos. `moving-fashion-mnist` is made here:
+    clips in which two items of Fashion-MNIST bounce around in 64x64.
 
     Messy folders are fine: orientation and colour profiles are applied, transparency goes over
     white, and what cannot be used is listed in rejected.csv with the reason. Files with the same

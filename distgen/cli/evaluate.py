@@ -33,6 +33,21 @@ def evaluate(
     likelihood_images: Annotated[
         int | None, typer.Option(min=1, help="Held-out pictures of the likelihood bound.")
     ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help="Also measure all that fits the model and takes minutes: modes, memorisation, "
+            "and what a classifier learns from its pictures.",
+        ),
+    ] = False,
+    inception_weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Also measure FID on Inception-v3 with the weights in this file "
+            "(pip install 'distgen\\[fid]')."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the pictures made.")] = None,
     out: Annotated[
         str | None, typer.Option(help="Where to save the card; by default beside the model.")
@@ -64,8 +79,14 @@ def evaluate(
     )
     if seed is None:
         seed = job.training.seed if job else 0
-    card = _measure(bundle, _open(bundle, shards, job, model), config, seed, job)
+    data = _open(bundle, shards, job, model)
+    if inception_weights is not None:
+        config = _with_inception(config, inception_weights)
+    if full:
+        config = _full(config, bundle, data)
     place = locate(out) if out else _beside(bundle.location, job)
+    sheet = place.parent / f"{place.name.removesuffix('.json')}.nearest.png"
+    card = _measure(bundle, data, config, seed, job, sheet)
     place.write_text(card.model_dump_json(indent=2) + "\n")
     if into_bundle:
         with_card(bundle.location, card)
@@ -77,6 +98,8 @@ def evaluate(
     console.print(strong(bundle.name, f"  {bundle.digest[:12]}\n"))
     print_card(card)
     console.print(f"\n  card     {place}")
+    if card.memorisation is not None:
+        console.print(f"  nearest  {sheet}")
 
 
 def _measure(
@@ -85,6 +108,7 @@ def _measure(
     config: EvaluationConfig,
     seed: int,
     job: TrainJob | None,
+    sheet: Location,
 ) -> Card:
     import torch
 
@@ -108,6 +132,7 @@ def _measure(
             images_seen=bundle.config.images_seen,
             tolerance=job.data.tolerance if job else Tolerance(),
             on_progress=progress,
+            on_sheet=sheet.write_bytes,
         )
 
 
@@ -150,6 +175,25 @@ def _config(job: TrainJob | None, changes: dict[str, Any]) -> EvaluationConfig:
     config = job.evaluation if job else EvaluationConfig()
     given = {key: value for key, value in changes.items() if value is not None}
     return EvaluationConfig.model_validate({**config.model_dump(), **given})
+
+
+def _with_inception(config: EvaluationConfig, weights: str) -> EvaluationConfig:
+    """The same, and the usual FID."""
+    from pathlib import Path
+
+    path = str(Path(weights).expanduser().resolve())
+    extractors = tuple(dict.fromkeys((*config.extractors, "inception-v3")))
+    return config.model_copy(update={"extractors": extractors, "inception_weights": path})
+
+
+def _full(
+    config: EvaluationConfig, bundle: Bundle, data: tuple[ShardSet, ShardSet | None]
+) -> EvaluationConfig:
+    from distgen.metrics.request import everything
+
+    training, held_out = data
+    model = bundle.config.model
+    return everything(config, model, training.spec, held_out=held_out is not None)
 
 
 def _job_of(bundle: Location) -> TrainJob | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
 from torch import nn
 
 from distgen.core.config import Config
@@ -16,12 +16,15 @@ from distgen.core.errors import UsageError
 from distgen.core.world import World
 from distgen.data import ShardSet
 from distgen.data.streaming.bad import Tolerance
-from distgen.metrics import latents, likelihood, video
+from distgen.metrics import further, latents, likelihood, video
 from distgen.metrics.cache import CACHE, ArrayCache
+from distgen.metrics.classification import ClassificationConfig, ClassificationScores
 from distgen.metrics.features import EXTRACTORS, ExtractorName
 from distgen.metrics.generated import PictureMaker, evaluating, labels_like
 from distgen.metrics.latents import LatentScores
 from distgen.metrics.likelihood import LikelihoodScores
+from distgen.metrics.memorisation import MemorisationConfig, MemorisationScores
+from distgen.metrics.modes import ModesConfig, ModeScores
 from distgen.metrics.ranks import Gather, Ranks, alone
 from distgen.metrics.reals import (
     PictureSet,
@@ -31,12 +34,23 @@ from distgen.metrics.reals import (
     extract,
     measure_reals,
 )
+from distgen.metrics.request import refuse_unfit
 from distgen.metrics.scores import ExtractorScores, Part
+from distgen.metrics.subject import Subject
 from distgen.metrics.video import Predictor, VideoScores
 from distgen.models import LatentVariableModel, ModelConfig, Sampler
 
 WIDER = 10
 """As many times the pictures of the likelihood bound are given one sample each."""
+
+
+def _on_every_host(path: str) -> str:
+    if not path.startswith(("/", "~")):
+        raise ValueError("it has to be a path that begins with / or ~, the same on every host")
+    return path
+
+
+HostPath = Annotated[str, AfterValidator(_on_every_host)]
 
 
 class EvaluationConfig(Config):
@@ -60,6 +74,20 @@ class EvaluationConfig(Config):
     """Held-out clips to predict, for models that can."""
     prediction_futures: PositiveInt = 10
     """Predictions of each of these clips."""
+    modes: ModesConfig | None = None
+    """How many of the set's classes a model makes; on a run's last card, where it is there."""
+    memorisation: MemorisationConfig | None = None
+    """Whether it repeats training pictures; on a run's last card, where it is there."""
+    classification: ClassificationConfig | None = None
+    """What a classifier learns from its pictures; on a run's last card, where it is there."""
+    inception_weights: HostPath | None = None
+    """Path, on every host, of the weights for the extractor `inception-v3`, of which the usual FID
+    is made; left out: $DISTGEN_INCEPTION_WEIGHTS. Needs `pip install 'distgen[fid]'`."""
+
+    @property
+    def between(self) -> EvaluationConfig:
+        """The same for the cards before a run's last: without what takes minutes."""
+        return self.model_copy(update=dict.fromkeys(further.SECTIONS))
 
     @field_validator("extractors")
     @classmethod
@@ -67,6 +95,16 @@ class EvaluationConfig(Config):
         if not names or len(set(names)) != len(names):
             raise ValueError(f"name one or more of {', '.join(EXTRACTORS)}, each once")
         return names
+
+    @model_validator(mode="after")
+    def _measured_where_features_are(self) -> EvaluationConfig:
+        space = self.memorisation.extractor if self.memorisation else None
+        if space is not None and space not in self.extractors:
+            raise ValueError(
+                f"evaluation.memorisation.extractor {space!r} is not among evaluation.extractors; "
+                f"use {' or '.join(self.extractors)}"
+            )
+        return self
 
 
 class DataSource(Part):
@@ -105,6 +143,12 @@ class Card(Part):
     """Frames of a clip, of which one is looked at as a picture; None: the model makes pictures."""
     video: VideoScores | None = None
     """For models of clips that go on from given frames."""
+    modes: ModeScores | None = None
+    """Classes that it makes, where that was asked for."""
+    memorisation: MemorisationScores | None = None
+    """How near it comes to training pictures, where that was asked for."""
+    classification: ClassificationScores | None = None
+    """What a classifier learns from its pictures, where that was asked for."""
     not_finite: int = 0
     """Generated pictures with a value that is not a number; zero for any model worth its card."""
     seed: int
@@ -143,9 +187,7 @@ class Card(Part):
         """Every figure by a flat name, the headline first, for curves and searches."""
         flat: dict[str, float] = {}
         for scores in self.extractors:
-            for name, value in scores.generated.model_dump().items():
-                flat[f"{name}/{scores.name}"] = value
-            flat[f"frechet_floor/{scores.name}"] = scores.floor.frechet_distance
+            flat.update(scores.figures())
         if self.likelihood is not None:
             flat["bound_nats"] = self.likelihood.bound_nats
             flat["bits_per_dim"] = self.likelihood.bits_per_dim
@@ -160,6 +202,8 @@ class Card(Part):
                     flat[f"kl_nats/group_{number}"] = group.kl_nats
         if self.video is not None:
             flat |= self.video.figures()
+        for part in (self.modes, self.memorisation, self.classification):
+            flat.update(part.figures() if part is not None else {})
         return flat
 
 
@@ -177,6 +221,7 @@ def evaluate_card(
     images_seen: int | None = None,
     tolerance: Tolerance = Tolerance(),  # noqa: B008 - frozen
     on_progress: Callable[[str], None] = lambda detail: None,  # noqa: ARG005
+    on_sheet: Callable[[bytes], None] = lambda png: None,  # noqa: ARG005
     cache: ArrayCache = CACHE,
 ) -> Card:
     """Measure a model. Collective: every rank calls it alike, and every rank gets the card.
@@ -202,23 +247,37 @@ def evaluate_card(
         images_seen: How long the model was trained, for the record.
         tolerance: What damaged samples do; those that are replaced are logged.
         on_progress: Called on every rank with what it is doing, such as `pictures 640/5,000`.
+        on_sheet: Called on rank 0 with a PNG of generated pictures beside their nearest training
+            pictures, where memorisation is measured.
         cache: Keeps the features of real pictures between evaluations.
 
     Raises:
-        UsageError: The shard set has too few pictures.
+        UsageError: The shard set has too few pictures, or something that is asked for does not fit
+            the model or the set.
     """
     started = time.monotonic()
     device = device or torch.device("cpu")
+    refuse_unfit(config, model_config, data.spec, held_out=held_out is not None)
     ranks = Ranks(world, gather, on_progress)
     yardstick = choose_yardstick(data, held_out, config.samples, tolerance)
     extractors = build_extractors(
-        config.extractors, data, device=device, ranks=ranks, cache=cache, tolerance=tolerance
+        config.extractors,
+        data,
+        device=device,
+        ranks=ranks,
+        cache=cache,
+        tolerance=tolerance,
+        inception_weights=config.inception_weights,
     )
-    reals = measure_reals(yardstick, extractors, config.neighbours, ranks, cache)
+    sampler = _sampler(model)
+    reals = measure_reals(
+        yardstick, extractors, config.neighbours, ranks, cache, sampler.num_classes
+    )
     with evaluating(model):
-        maker = _maker(model, yardstick.reference, seed, device)
+        maker = _maker(sampler, yardstick.reference, seed, device)
         count = len(yardstick.reference)
-        generated = extract(maker.pictures, count, extractors, ranks, "generated pictures")
+        pictures = further.Kept(maker) if config.memorisation else maker.pictures
+        generated = extract(pictures, count, extractors, ranks, "generated pictures")
         not_finite = int(gather(np.array([maker.not_finite])).sum())
         bounds = read = None
         if isinstance(model, LatentVariableModel):
@@ -245,6 +304,14 @@ def evaluate_card(
                 device=device,
                 ranks=ranks,
             )
+        found = further.measure(
+            Subject(sampler, data, held_out, seed, device, ranks, cache, tolerance),
+            further.Wanted(config.modes, config.memorisation, config.classification),
+            {extractor.name: extractor for extractor in extractors},
+            generated,
+            maker,
+            pictures,
+        )
     result = b""
     if world.is_main:
         on_progress("scores")
@@ -261,19 +328,26 @@ def evaluate_card(
             latents=read,
             frames=data.spec.frames,
             video=predictions,
+            modes=found.modes,
+            memorisation=found.memorisation,
+            classification=found.classification,
             not_finite=not_finite,
             seed=seed,
             seconds=round(time.monotonic() - started, 2),
         )
         result = card.model_dump_json().encode()
+        if found.sheet_png:
+            on_sheet(found.sheet_png)
     return Card.model_validate_json(ranks.share(result))
 
 
-def _maker(
-    model: nn.Module, reference: PictureSet, seed: int, device: torch.device
-) -> PictureMaker:
+def _sampler(model: nn.Module) -> Sampler:
     if not isinstance(model, Sampler):
         raise TypeError(f"{type(model).__name__} cannot be sampled")
+    return model
+
+
+def _maker(model: Sampler, reference: PictureSet, seed: int, device: torch.device) -> PictureMaker:
     labels = reference.labels() if model.num_classes else np.empty(0, dtype=np.int64)
     chosen = labels_like(labels, model.num_classes)
     return PictureMaker(model, chosen, seed, device, frames_n=reference.frames_n)

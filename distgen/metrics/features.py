@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from distgen.core.storage import sha256_of
 from distgen.metrics import efficientnet
 
-ExtractorName = Literal["efficientnet-lite0", "pixel-pca64"]
+ExtractorName = Literal["efficientnet-lite0", "pixel-pca64", "inception-v3"]
 EXTRACTORS: tuple[str, ...] = get_args(ExtractorName)
 
 RESOLUTION = 112

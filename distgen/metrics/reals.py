@@ -27,8 +27,17 @@ from distgen.metrics.features import (
     fit_pixel_pca,
     pixel_pca_digest,
 )
+from distgen.metrics.inception import InceptionFeatures, require
+from distgen.metrics.intraclass import comparable_counts
 from distgen.metrics.ranks import Ranks
-from distgen.metrics.scores import ExtractorScores, Reference, Scores
+from distgen.metrics.scores import (
+    ClassScores,
+    ExtractorScores,
+    Groups,
+    KernelScores,
+    Measured,
+    Reference,
+)
 
 BLOCK = 64
 """Pictures decoded, made and looked at together."""
@@ -170,12 +179,20 @@ def build_extractors(
     ranks: Ranks,
     cache: ArrayCache,
     tolerance: Tolerance = _NO_TOLERANCE,
+    inception_weights: str | None = None,
 ) -> list[Extractor]:
-    """The extractors by name; the pixel PCA is fitted on training pictures by rank 0."""
+    """The extractors by name; the pixel PCA is fitted on training pictures by rank 0.
+
+    Raises:
+        UsageError: What Inception-v3 needs is not there.
+        DataError: Weights are missing or not what they should be.
+    """
     extractors: list[Extractor] = []
     for name in names:
         if name == "pixel-pca64":
             extractors.append(_pixel_pca(data, ranks, cache, tolerance))
+        elif name == "inception-v3":
+            extractors.append(InceptionFeatures(require(inception_weights), device))
         else:
             extractors.append(EfficientNetFeatures(device))
     return extractors
@@ -219,16 +236,24 @@ class RealScores:
     """The reference in one feature space, and what real pictures score against it."""
 
     reference: Reference
-    floor: Scores
+    floor: Measured
+    groups: Groups
 
     def compare(self, extractor: Extractor, features_nd: np.ndarray) -> ExtractorScores:
-        """Scores of generated pictures beside the floor."""
+        """Scores of generated pictures, picture i of the reference's class i, beside the floor."""
+        groups, floor = self.groups, self.floor
+        found = self.reference.measure(features_nd, groups.labels_n, groups.counts_c)
+        classes = None
+        if len(groups.counts_c):
+            classes = ClassScores.of(found.distances_c, floor.distances_c, groups.counts_c)
         return ExtractorScores(
             name=extractor.name,
             digest=extractor.digest,
             dimensions=extractor.dimensions,
-            generated=self.reference.score(features_nd),
-            floor=self.floor,
+            generated=found.scores,
+            floor=floor.scores,
+            kernel=KernelScores.of(found.kernel, floor.kernel),
+            per_class=classes,
         )
 
 
@@ -238,15 +263,24 @@ def measure_reals(
     neighbours: int,
     ranks: Ranks,
     cache: ArrayCache,
+    classes: int = 0,
 ) -> dict[str, RealScores]:
     """The reference and its floor by extractor's name, on rank 0; empty on the others.
 
     All ranks look at those pictures whose features rank 0 does not find in its cache.
+
+    Args:
+        yardstick: The pictures.
+        extractors: The feature spaces.
+        neighbours: k of precision, recall, density and coverage.
+        ranks: Who measures.
+        cache: Rank 0's.
+        classes: Number of classes of a conditional model, which are measured by themselves, too.
     """
     reference, floor = yardstick.reference, yardstick.floor
     features = _real_features(reference, extractors, ranks, cache)
     keys = {
-        e.name: f"floor v1 {e.digest} {reference.identity} {floor.identity} {neighbours}"
+        e.name: f"floor v2 {e.digest} {reference.identity} {floor.identity} {neighbours} {classes}"
         for e in extractors
     }
     known = _look_up(keys, ranks, cache)
@@ -254,17 +288,25 @@ def measure_reals(
     floor_features = _real_features(
         floor, [e for e in extractors if e.name in missing], ranks, cache
     )
+    if not ranks.world.is_main:
+        return {}
+    floor_labels = floor.labels() if classes else np.empty(0, dtype=np.int64)
+    groups = Groups()
+    if classes:
+        labels = reference.labels()
+        groups = Groups(labels, comparable_counts(labels, floor_labels, classes))
     measured: dict[str, RealScores] = {}
-    for extractor in extractors if ranks.world.is_main else ():
+    for extractor in extractors:
         name = extractor.name
-        measure = _reference(features[name], extractor, reference, neighbours)
+        measure = _reference(features[name], extractor, reference, neighbours, groups)
         if name in known:
-            floor_scores = Scores.from_row(known[name])
+            floor_row = known[name]
         else:
             ranks.on_progress(f"floor in {name}")
-            floor_scores = measure.score(floor_features[name])
-            cache.put(keys[name], floor_scores.to_row())
-        measured[name] = RealScores(measure, floor_scores)
+            found = measure.measure(floor_features[name], floor_labels, groups.counts_c)
+            floor_row = found.to_row()
+            cache.put(keys[name], floor_row)
+        measured[name] = RealScores(measure, Measured.from_row(floor_row), groups)
     return measured
 
 
@@ -273,13 +315,18 @@ _REFERENCES: dict[str, Reference] = {}
 
 
 def _reference(
-    features_nd: np.ndarray, extractor: Extractor, chosen: PictureSet, neighbours: int
+    features_nd: np.ndarray,
+    extractor: Extractor,
+    chosen: PictureSet,
+    neighbours: int,
+    groups: Groups,
 ) -> Reference:
-    key = f"{extractor.digest} {chosen.identity} {neighbours}"
+    counts = sha256_of(np.ascontiguousarray(groups.counts_c, dtype="<i8").tobytes())
+    key = f"{extractor.digest} {chosen.identity} {neighbours} {counts}"
     if key not in _REFERENCES:
         while len(_REFERENCES) >= len(EXTRACTORS):
             del _REFERENCES[next(iter(_REFERENCES))]
-        _REFERENCES[key] = Reference.of(features_nd, neighbours)
+        _REFERENCES[key] = Reference.of(features_nd, neighbours, groups)
     return _REFERENCES[key]
 
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from typing import NamedTuple
 
 from distgen.metrics.card import Card
 from distgen.metrics.video import VideoScores
 from distgen.models import FAMILIES, sketch_networks
+from distgen.registry.further_rows import (
+    QualityRow,
+    extractor_rows,
+    further_conditions,
+    further_rows,
+    short,
+)
 from distgen.registry.layout import SAMPLES, BundleConfig
 
 _FIGURES = (
@@ -25,17 +31,6 @@ _FRAME_FIGURES = (
 )
 
 
-class QualityRow(NamedTuple):
-    """One line of a quality table."""
-
-    figure: str
-    better: str
-    """`lower` or `higher`."""
-    value: str
-    floor: str
-    """What real pictures score; empty where that says nothing."""
-
-
 def quality_rows(card: Card) -> list[QualityRow]:
     """A card as the lines of a table, the headline first."""
     rows = []
@@ -44,13 +39,15 @@ def quality_rows(card: Card) -> list[QualityRow]:
             value, floor = getattr(scores.generated, key), getattr(scores.floor, key)
             figure = f"{title}, {scores.name}"
             rows.append(QualityRow(figure, better, short(value), short(floor)))
+        rows += extractor_rows(scores)
     bound = card.likelihood
     if bound is not None:
         error = short(bound.standard_error_nats)
         nats = f"{bound.bound_nats:.2f} ± {error}"
         rows.append(QualityRow("-log p(x) at most, nats", "lower", nats, ""))
         rows.append(QualityRow("bits per dimension", "lower", f"{bound.bits_per_dim:.4f}", ""))
-    return rows + (_prediction_rows(card.video) if card.video else [])
+    rows += _prediction_rows(card.video) if card.video else []
+    return rows + further_rows(card)
 
 
 def _prediction_rows(video: VideoScores) -> list[QualityRow]:
@@ -102,6 +99,7 @@ def conditions(card: Card) -> list[str]:
         )
     if card.video is not None:
         said.append(_predictions_said(card.video))
+    said += further_conditions(card)
     if card.not_finite:
         said.append(f"{card.not_finite:,} generated pictures held values that are not numbers.")
     return said
@@ -258,8 +256,3 @@ def _python_call(config: BundleConfig) -> str:
 
 def _is_conditional(config: BundleConfig) -> bool:
     return bool(getattr(config.model, "conditional", False))
-
-
-def short(value: float) -> str:
-    """A figure with about four digits."""
-    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"

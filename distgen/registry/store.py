@@ -13,8 +13,8 @@ from distgen.metrics.card import Card
 from distgen.registry import aliases as alias_log
 from distgen.registry.archive import read_archive, write_archive
 from distgen.registry.bundle import inspect_bundle, load_bundle
+from distgen.registry.further_rows import short
 from distgen.registry.layout import MANIFEST, NAME_PATTERN, parse_manifest, read_checked
-from distgen.registry.model_card import short
 
 CHAMPION = "champion"
 _ALIAS_PATTERN = r"^[a-z][a-z0-9_-]{0,31}$"

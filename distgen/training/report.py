@@ -78,12 +78,16 @@ def _pictures(run: RunFolder) -> str:
     shown: list[tuple[str, Location]] = []
     fakes = [name for name in grids if name.startswith("fakes-")]
     again = [name for name in grids if name.startswith("reconstructions-")]
+    nearest = [name for name in grids if name.startswith("nearest-")]
     if fakes:
         shown.append((f"Generated, after {_clock(fakes[-1]):,} images", grids[fakes[-1]]))
     if "reals.png" in grids:
         shown.append(("Real", grids["reals.png"]))
     if again:
         shown.append(("The real ones, reconstructed", grids[again[-1]]))
+    if nearest:
+        caption = "Generated (left) and the training pictures nearest to each, the closest first"
+        shown.append((caption, grids[nearest[-1]]))
     if len(fakes) > 1:
         shown.append((f"The same latents after {_clock(fakes[0]):,} images", grids[fakes[0]]))
     figures = "".join(_figure(caption, place) for caption, place in shown)

@@ -17,8 +17,10 @@ import torch
 from distgen.core.config import dump_yaml, flatten, parse, parse_yaml
 from distgen.core.errors import UsageError
 from distgen.core.storage import Location
+from distgen.data import has_split, open_shard_set
 from distgen.data.streaming.bad import BadSample
 from distgen.data.streaming.mixed import Pictures, open_data
+from distgen.metrics.request import refuse_unfit
 from distgen.models import sketch_networks
 from distgen.training.job import TrainJob
 
@@ -183,10 +185,14 @@ def open_pictures(job: TrainJob) -> Pictures:
     """The pictures that `job` trains on, which its model has been found able to make.
 
     Raises:
-        UsageError: There is no such shard set, or its pictures do not fit the model.
+        UsageError: There is no such shard set, its pictures do not fit the model, or the model
+            cannot be evaluated as asked for.
     """
     pictures = open_data(job.data)
     sketch_networks(job.model, pictures.spec)
+    shards = job.data.shards
+    measured = open_shard_set(shards, "train").spec
+    refuse_unfit(job.evaluation, job.model, measured, held_out=has_split(shards, "test"))
     return pictures
 
 

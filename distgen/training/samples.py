@@ -73,6 +73,11 @@ def latest(run: RunFolder) -> bytes | None:
     return grids[-1].read_bytes() if grids else None
 
 
+def keep_nearest(run: RunFolder, png: bytes, images_seen: int) -> None:
+    """Keep a sheet of generated pictures beside their nearest training pictures."""
+    (run.samples / f"nearest-{images_seen:012d}.png").write_bytes(png)
+
+
 def sample_grid(network: nn.Module, seed: int, count: int, device: torch.device) -> np.ndarray:
     """`count` pictures or clips, uint8 `[count, ..., H, W, C]`, by weights and seed alone.
 

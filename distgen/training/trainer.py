@@ -273,7 +273,9 @@ class Trainer:
         rows = self.run.metrics() if self.world.is_main else []
         return not any(row["stage"] == "card" and row["images_seen"] == seen for row in rows)
 
-    def _evaluate(self) -> Card:
+    def _evaluate(self, *, last: bool = False) -> Card:
+        config = self.job.evaluation
+
         def progress(detail: str) -> None:
             if self.world.is_main:
                 tick = Tick(
@@ -290,7 +292,7 @@ class Trainer:
             self.job.model,
             self.shard_set,
             self.held_out,
-            self.job.evaluation,
+            config if last else config.between,
             seed=self.job.training.seed,
             world=self.world,
             device=self.device,
@@ -298,6 +300,7 @@ class Trainer:
             tolerance=self.job.data.tolerance,
             gather=self.collective.gather_rows,
             on_progress=progress,
+            on_sheet=lambda png: samples.keep_nearest(self.run, png, self.images_seen),
         )
         self.last_card = card
         if self.curves is not None:
@@ -319,7 +322,7 @@ class Trainer:
         return card
 
     def _finish(self) -> Outcome:
-        card = self._evaluate()
+        card = self._evaluate(last=True)
         digest = ""
         if self.curves is not None:
             self.run.bundle.remove()

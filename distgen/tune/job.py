@@ -20,7 +20,7 @@ Mode = Literal["min", "max"]
 DIMENSIONS = ("choice", "uniform", "loguniform", "randint")
 # A trial's name and place are the search's own, and its workers are counted before it starts.
 _FIXED = ("kind", "name", "storage", "scaling")
-_LOWER_IS_BETTER = ("frechet_distance", "bound_nats", "bits_per_dim")
+_LOWER_IS_BETTER = ("frechet_distance", "kernel_distance", "bound_nats", "bits_per_dim")
 
 
 class Dimension(Config):
@@ -170,7 +170,8 @@ class TuneJob(Config):
 def figures_of(job: TrainJob) -> list[str]:
     """The figures that this job's quality cards will have, the headline first."""
     spaces = job.evaluation.extractors
-    figures = [f"{figure}/{space}" for space in spaces for figure in Scores.model_fields]
+    known = (*Scores.model_fields, "kernel_distance")
+    figures = [f"{figure}/{space}" for space in spaces for figure in known]
     return figures + (["bound_nats", "bits_per_dim"] if _has_likelihood(job) else [])
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +22,7 @@ from distgen.metrics.card import Card, EvaluationConfig, evaluate_card
 from distgen.metrics.generated import labels_like, latents_for
 from distgen.metrics.reals import choose_yardstick
 from distgen.models import GANConfig, VAEConfig, build_networks
+from tests.unit.metrics.ranks_in_threads import on_ranks
 
 GAN = GANConfig(latent_dim=8, width=8, conditional=True)
 VAE = VAEConfig(latent_dim=4, width=8)
@@ -50,44 +49,6 @@ def served(config, spec) -> nn.Module:
     torch.manual_seed(0)
     networks = build_networks(config, spec)
     return networks["generator" if config.family == "gan" else "model"].eval()
-
-
-class Meeting:
-    """Joins the rows of ranks that run in threads."""
-
-    def __init__(self, size: int) -> None:
-        self.parts: list[Any] = [None] * size
-        self.barrier = threading.Barrier(size)
-
-    def gather(self, rank: int):
-        def join(rows: np.ndarray) -> np.ndarray:
-            self.parts[rank] = rows
-            self.barrier.wait(120)
-            joined = np.concatenate(self.parts)
-            self.barrier.wait(120)
-            return joined
-
-        return join
-
-
-def on_ranks(size: int, evaluate) -> list[Card]:
-    """Call `evaluate(world, gather)` on every rank at once."""
-    meeting, cards, errors = Meeting(size), [None] * size, []
-
-    def run(rank: int) -> None:
-        try:
-            cards[rank] = evaluate(World(rank, size), meeting.gather(rank))
-        except BaseException as error:
-            errors.append(error)
-            meeting.barrier.abort()
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors, errors
-    return cards
 
 
 def figures(card: Card) -> list[float]:

@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from PIL import Image
 
 from distgen.cli.main import main
 from distgen.core.storage import locate
 from distgen.data import open_shard_set
+from distgen.metrics import modes
 from distgen.metrics.card import Card
 from distgen.models import VAEConfig, build_networks
 from distgen.registry import load_bundle, write_bundle
@@ -172,6 +174,28 @@ def test_evaluate_measures_a_run_and_saves_the_card_in_it(distgen, run_folder):
     card = Card.model_validate_json((run_folder / "card.json").read_text())
     assert (card.samples, card.seed, card.images_seen) == (64, 5, 128)
     assert load_bundle(locate(run_folder / "bundle")).digest == before
+
+
+def test_evaluate_full_measures_all_that_fits(distgen, run_folder, monkeypatch):
+    monkeypatch.setattr(modes, "LESSON_IMAGES", 300)
+    job = run_folder / "job.yaml"
+    job.write_text(job.read_text().replace("{samples: 64,", "{samples: 64, modes: {samples: 80},"))
+    ended = distgen("evaluate", str(run_folder), "--full")
+    assert ended.code == 0, ended.err
+    for wanted in ("kernel distance (KID)", "modes", "copies of training pictures", "closest 1 %"):
+        assert wanted in ended.out
+    card = Card.model_validate_json((run_folder / "card.json").read_text())
+    assert card.modes.samples == 80
+    assert card.memorisation.train_pictures == 1533
+    assert card.classification is None  # the model has no classes
+    Image.open(run_folder / "card.nearest.png").verify()
+    assert "card.nearest.png" in ended.out.replace("\n", "")
+
+
+def test_evaluate_with_inception_weights_that_are_not_there_is_refused(distgen, run_folder):
+    ended = distgen("evaluate", str(run_folder), "--inception-weights", "none.pth")
+    assert ended.code == 2
+    assert "none.pth" in ended.err
 
 
 def test_evaluate_can_write_the_card_into_the_bundle(distgen, run_folder):

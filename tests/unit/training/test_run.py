@@ -98,3 +98,12 @@ def test_pictures_that_the_model_cannot_make_are_refused_before_there_is_a_run(
     with pytest.raises(UsageError, match="30x30"):
         train_here(job)
     assert not job.location.is_dir()
+
+
+def test_figures_that_the_model_cannot_have_are_refused_before_there_is_a_run(make_job):
+    job = make_job("vae")
+    asked = {**job.evaluation.model_dump(), "classification": {}}
+    evaluation = type(job.evaluation).model_validate(asked)
+    with pytest.raises(UsageError, match=r"evaluation\.classification"):
+        train_here(job.model_copy(update={"evaluation": evaluation}))
+    assert not job.location.is_dir()

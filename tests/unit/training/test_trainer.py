@@ -15,6 +15,7 @@ from distgen.data.config import AugmentConfig, MixEntry
 from distgen.data.streaming.augment import augment
 from distgen.data.streaming.mixed import open_data
 from distgen.data.view import FilterConfig
+from distgen.metrics.memorisation import MemorisationConfig
 from distgen.registry.bundle import load_bundle
 from distgen.training import checkpoint, inputs, trainer
 from distgen.training.collective import Collective
@@ -205,6 +206,19 @@ def test_a_stop_at_an_evaluation_costs_no_card(stage, make_job, start):
     train(run.job())
     cards = [row["images_seen"] for row in run.metrics() if row["stage"] == "card"]
     assert cards == [160, 320]
+
+
+def test_what_takes_minutes_is_on_the_last_card_only(make_job, start):
+    job = make_job("vae", evaluate_every=160)
+    asked = job.evaluation.model_copy(update={"memorisation": MemorisationConfig()})
+    run = start(job.model_copy(update={"evaluation": asked}))
+    train(run.job())
+    first, last = (row["card"] for row in run.metrics() if row["stage"] == "card")
+    assert "copies" in last
+    assert "copies" not in first
+    sheets = [p.name for p in run.samples.list() if p.name.startswith("nearest")]
+    assert sheets == ["nearest-000000000320.png"]
+    assert "training pictures nearest" in run.report.read_text()
 
 
 def test_two_seeds_give_two_models(make_job, start):

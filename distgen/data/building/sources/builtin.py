@@ -1,4 +1,4 @@
-"""Sets that have a name: `digits`, always at hand, `fashion-mnist`, and clips made of it."""
+"""Sets that have a name: `digits`, always at hand, `fashion-mnist`, and what is made of them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from distgen.core.storage import locate, sha256_of
 from distgen.data.building.sources.idx import IdxSource, read_idx, read_maybe_gzipped
 from distgen.data.building.sources.item import Item, Source, sort_items
 from distgen.data.building.sources.moving import MovingSource, check_frozen, moving_source
+from distgen.data.building.sources.stacked import StackedDigitsSource
 
 FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 """The public bucket of Fashion-MNIST (Xiao, Rasul and Vollgraf 2017); it has no TLS."""
@@ -153,6 +154,7 @@ BUILTIN: Final[Mapping[str, Callable[[], Source]]] = {
     "digits": DigitsSource,
     "fashion-mnist": fashion_mnist,
     MOVING: moving_fashion_mnist,
+    "stacked-digits": lambda: StackedDigitsSource(DigitsSource()),
 }
 
 

@@ -21,7 +21,7 @@ from distgen.data.building.sources.shards import ShardSetSource, is_shard_set
 from distgen.data.index import INDEX_NAME
 
 RULES = (
-    "a built-in set (`digits`, `fashion-mnist`, `moving-fashion-mnist`)",
+    "a built-in set (`digits`, `stacked-digits`, `fashion-mnist`, `moving-fashion-mnist`)",
     "a Parquet file or a WebDataset tar",
     "a shard set, or a folder of its splits",
     "a folder of IDX files",
