@@ -81,5 +81,5 @@ class ELBO:
             "bound": (reconstruction + kl).detach(),
             "reconstruction": reconstruction.detach(),
             "kl": kl.detach(),
-            "kl_weight": torch.tensor(weight, device=loss.device),
+            "kl_weight": torch.full((), weight, device=loss.device),
         }
