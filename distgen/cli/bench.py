@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
-from distgen.cli.console import console, print_json
+from distgen.cli.console import console, print_json, print_table, strong
+from distgen.core.errors import UsageError
 
 app = typer.Typer(
     help="Measure distgen against hand-written loops on this machine.", no_args_is_help=True
@@ -57,22 +59,43 @@ def store(
 
 @app.command()
 def train(
-    job_file: Annotated[
-        str, typer.Argument(metavar="JOB", help="A training job.")
-    ] = "jobs/fashion-gan.yaml",
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides.")
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[JOB] [KEY=VALUE]...",
+            help="A training job, or none for the job of each family; overrides.",
+        ),
     ] = None,
+    family: Annotated[str | None, typer.Option(help="Only this family's job.")] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show where a step's time goes, and compare nothing.")
+    ] = False,
     images: Annotated[int, typer.Option(help="Images per measurement.", min=256)] = 12_800,
     rounds: Annotated[int, typer.Option(help="Measurements of each side.", min=1)] = 3,
     as_json: _JSON = False,
 ) -> None:
-    """Training on Ray Train workers against a DDP loop with the data in RAM."""
-    from distgen.bench.train import bench_train
+    """Training on Ray Train workers against a DDP loop with the data in RAM.
+
+    Without a JOB it is measured for each family, and the lowest ratio comes first. `--profile`
+    runs the trainer's own ranks without Ray, and tells what a step spends its time on.
+    """
+    from distgen.bench.profile import bench_profile
+    from distgen.bench.train import bench_families, bench_train
     from distgen.cli.kinds import read_job
 
-    job = read_job(job_file, overrides or [], "train")
-    _show(bench_train(job, images=images, rounds=rounds), as_json)
+    files, overrides = jobs_and_overrides(arguments or [], family)
+    jobs = [read_job(file, overrides, "train") for file in files]
+    if profile:
+        profiles = [bench_profile(job, images=images) for job in jobs]
+        if as_json:
+            print_json({"profiles": profiles})
+        else:
+            for result in profiles:
+                _show_profile(result)
+    elif len(jobs) == 1:
+        _show(bench_train(jobs[0], images=images, rounds=rounds), as_json)
+    else:
+        _show(bench_families(jobs, images=images, rounds=rounds), as_json)
 
 
 @app.command()
@@ -83,10 +106,58 @@ def serve(as_json: _JSON = False) -> None:
     _show(bench_serve(), as_json)
 
 
+def jobs_and_overrides(arguments: list[str], family: str | None) -> tuple[list[str], list[str]]:
+    """The job files that are meant, and what is changed in each."""
+    from distgen.bench.train import FAMILY_JOBS
+
+    overrides = [text for text in arguments if "=" in text]
+    files = [text for text in arguments if "=" not in text]
+    if len(files) > 1 or (files and family):
+        raise UsageError(
+            "Name one job file, or a family, or neither.",
+            where=" ".join(files),
+            remedy="distgen bench train JOB, or distgen bench train --family vae",
+        )
+    if family is not None and family not in FAMILY_JOBS:
+        raise UsageError(
+            f"No job measures the family {family!r}.",
+            where="--family",
+            remedy=f"one of {', '.join(FAMILY_JOBS)}, or a JOB of your own",
+        )
+    named = [FAMILY_JOBS[family]] if family else list(FAMILY_JOBS.values())
+    return files or named, overrides
+
+
 def _show(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
     for key, value in result.items():
+        if isinstance(value, dict):
+            console.print(strong(f"\n{key}"))
+            _show(value, as_json)
+            continue
         text = f"{value:,.3f}" if isinstance(value, float) else str(value)
         console.print(f"{key:32} {text}")
+
+
+def _show_profile(result: dict[str, Any]) -> None:
+    ranks = "1 rank" if result["workers"] == 1 else f"{result['workers']} ranks"
+    table = Table(
+        title=f"{result['family']}: a step of {result['batch_size']} pictures on {ranks} "
+        f"({result['device']}), mean of {result['steps']} steps",
+        title_justify="left",
+        box=None,
+    )
+    table.add_column("what")
+    table.add_column("ms", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column()
+    step_ms = result["step_ms"]
+    for name, part_ms in result["parts"].items():
+        share = part_ms / step_ms
+        table.add_row(name, f"{part_ms:,.2f}", f"{share:.1%}", "█" * round(30 * share))
+    speed = f"{result['images_per_s']:,.0f} img/s"
+    table.add_row("the whole step", f"{step_ms:,.2f}", "", speed, style="bold")
+    print_table(table)
+    console.print()

@@ -14,10 +14,12 @@ from torch.nn import functional as F
 from distgen.core.config import Config
 from distgen.core.part import Part
 from distgen.core.schedule import ScheduledNonNegative, value_at
+from distgen.core.spans import span
 from distgen.objectives.augmentation import Augmentation, AugmentationConfig
 from distgen.objectives.base import Objective, Phase, TrainBatch
+from distgen.objectives.twice import TwiceDifferentiable, inputs_only
 
-DISCRIMINATOR = Phase("discriminator", ("discriminator",))
+DISCRIMINATOR = Phase("discriminator", ("discriminator",), differentiated_twice=("discriminator",))
 GENERATOR = Phase("generator", ("generator",))
 
 R1 = Annotated[
@@ -102,8 +104,9 @@ def squared_gradient_norms(scores_n: Tensor, images_nchw: Tensor) -> Tensor:
     One picture's score depends on that picture alone, or also on the few that the discriminator
     compares it with; the sum's gradient holds them all.
     """
-    (gradients_nchw,) = torch.autograd.grad(scores_n.sum(), images_nchw, create_graph=True)
-    return gradients_nchw.square().flatten(1).sum(1)
+    with span("discriminator: gradient for penalties"), inputs_only():
+        (gradients_nchw,) = torch.autograd.grad(scores_n.sum(), images_nchw, create_graph=True)
+        return gradients_nchw.square().flatten(1).sum(1)
 
 
 class Adversarial(Objective):
@@ -196,7 +199,8 @@ def _discriminator_loss(
     labels = None if batch.labels_n is None else batch.labels_n.repeat(2)
     # bfloat16 has too few digits for the gradient of a gradient.
     with torch.autocast(images.device.type, enabled=False) if penalised else nullcontext():
-        scores = discriminator(images, labels, sets=2).float()
+        with TwiceDifferentiable() if penalised else nullcontext():
+            scores = discriminator(images, labels, sets=2).float()
         real_n, fake_n = scores.chunk(2)
         adversarial = discriminator_losses(config.kind, real_n, fake_n).mean()
         logs = {"real_score": real_n.mean(), "fake_score": fake_n.mean()}
@@ -221,7 +225,8 @@ def _critic_loss(
     between = torch.lerp(real_nchw, fake_nchw, shares).requires_grad_()
     labels = None if batch.labels_n is None else batch.labels_n.repeat(3)
     with torch.autocast(between.device.type, enabled=False):
-        scores = critic(torch.cat((real_nchw, fake_nchw, between)), labels, sets=3).float()
+        with TwiceDifferentiable():
+            scores = critic(torch.cat((real_nchw, fake_nchw, between)), labels, sets=3).float()
         real_n, fake_n, between_n = scores.chunk(3)
         distance = (real_n - fake_n).mean()
         # The root is not differentiable at zero.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distgen.core.part import Part
 from distgen.core.seeding import derive
+from distgen.core.spans import span
 from distgen.core.world import World
 
 
@@ -21,14 +22,18 @@ class Phase:
     name: str
     networks: tuple[str, ...]
     """Names of the networks that this phase trains; all others are frozen meanwhile."""
+    differentiated_twice: tuple[str, ...] = ()
+    """Names of the networks whose gradients its loss may hold, as penalties do."""
 
 
 @dataclass(frozen=True)
 class Noise:
     """Random numbers as a pure function of (seed, purpose, images seen).
 
-    They are drawn on the CPU for the whole global batch, and each rank keeps its own rows: the
-    same training on any number of ranks, and no generator state to save.
+    They are drawn for the whole global batch, and each rank keeps its own rows: the same training
+    on any number of ranks, and no generator state to save. Where networks run on CUDA they are
+    drawn there, for a copy from the host would wait for all work that is queued; GPUs of another
+    model may then draw other numbers.
     """
 
     seed: int
@@ -44,22 +49,26 @@ class Noise:
 
     def normal(self, purpose: str, *shape: int) -> Tensor:
         """Standard normal numbers [local rows, *shape], float32, on the device."""
-        return self._rows(
-            torch.randn(self.global_batch, *shape, generator=self._generator("normal", purpose))
-        )
+        return self._drawn(torch.randn, "normal", purpose, shape)
 
     def uniform(self, purpose: str, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1) [local rows, *shape], float32, on the device."""
-        return self._rows(
-            torch.rand(self.global_batch, *shape, generator=self._generator("uniform", purpose))
-        )
+        return self._drawn(torch.rand, "uniform", purpose, shape)
 
-    def _generator(self, kind: str, purpose: str) -> torch.Generator:
-        return torch.Generator().manual_seed(derive(self.seed, kind, purpose, self.images_seen))
+    @property
+    def source(self) -> torch.device:
+        """Where the numbers are drawn."""
+        return self.device if self.device.type == "cuda" else torch.device("cpu")
 
-    def _rows(self, values: Tensor) -> Tensor:
-        mine = values[self.world.rank :: self.world.size][self.part :: self.parts]
-        return mine.contiguous().to(self.device)
+    def _drawn(
+        self, draw: Callable[..., Tensor], kind: str, purpose: str, shape: tuple[int, ...]
+    ) -> Tensor:
+        with span("random numbers"):
+            seed = derive(self.seed, kind, purpose, self.images_seen)
+            generator = torch.Generator(self.source).manual_seed(seed)
+            values = draw(self.global_batch, *shape, generator=generator, device=self.source)
+            mine = values[self.world.rank :: self.world.size][self.part :: self.parts]
+            return mine.contiguous().to(self.device)
 
 
 @dataclass(frozen=True)

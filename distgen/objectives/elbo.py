@@ -104,6 +104,6 @@ class ELBO(Objective):
             "bound": (reconstruction + kl).detach(),
             "reconstruction": reconstruction.detach(),
             "kl": kl.detach(),
-            "kl_weight": torch.tensor(weight, device=loss.device),
+            "kl_weight": torch.full((), weight, device=loss.device),
             **by_group,
         }

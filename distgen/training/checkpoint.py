@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from pydantic import NonNegativeInt
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 
 from distgen.core.config import Config
 from distgen.core.errors import DataError
 from distgen.core.part import Part
 from distgen.core.storage import Location, sha256_of
 from distgen.registry.layout import FileEntry
-
-_TENSOR = "$tensor"
-_ITEMS = "$items"
+from distgen.training.snapshot import Snapshot, as_files, put_tensors, take
 
 
 class Manifest(Config):
@@ -40,24 +36,24 @@ class Manifest(Config):
 
 
 def save(folder: Location, images_seen: int, parts: Mapping[str, Part]) -> Location:
-    """Write a checkpoint below `folder`; it counts from the moment its manifest is there.
+    """Write a checkpoint below `folder`; it counts from the moment its manifest is there."""
+    return write(folder, take(images_seen, parts))
 
-    Those beyond `images_seen` go: they were passed over as damaged, or the run would not be here.
+
+def write(folder: Location, snapshot: Snapshot) -> Location:
+    """Write a snapshot below `folder` as a checkpoint, in any thread.
+
+    Those beyond its images seen go: they were passed over as damaged, or the run would not be here.
     """
-    checkpoint = folder / f"{images_seen:012d}"
+    checkpoint = folder / f"{snapshot.images_seen:012d}"
     checkpoint.remove()
     checkpoint.make_dir()
     files: dict[str, FileEntry] = {}
-    for name, part in parts.items():
-        tensors: dict[str, torch.Tensor] = {}
-        skeleton = _take_tensors(part.state_dict(), "", tensors)
-        for file, data in (
-            (f"{name}.safetensors", save_tensors(tensors)),
-            (f"{name}.json", json.dumps(skeleton).encode()),
-        ):
-            (checkpoint / file).write_bytes(data)
-            files[file] = FileEntry(bytes=len(data), sha256=sha256_of(data))
-    manifest = Manifest(images_seen=images_seen, parts=tuple(parts), files=files)
+    for file, chunks in as_files(snapshot):
+        (checkpoint / file).write_parts(chunks)
+        size = sum(len(chunk) for chunk in chunks)
+        files[file] = FileEntry(bytes=size, sha256=sha256_of(*chunks))
+    manifest = Manifest(images_seen=snapshot.images_seen, parts=tuple(snapshot.parts), files=files)
     (checkpoint / "manifest.json").write_text(manifest.model_dump_json(indent=2))
     for place in complete(folder):
         if place.name > checkpoint.name:
@@ -138,7 +134,7 @@ def _restore(
     for name, part in parts.items():
         tensors = load_tensors(blobs[f"{name}.safetensors"])
         try:
-            part.load_state_dict(_put_tensors(json.loads(blobs[f"{name}.json"]), tensors))
+            part.load_state_dict(put_tensors(json.loads(blobs[f"{name}.json"]), tensors))
         except (RuntimeError, ValueError, KeyError) as error:
             raise DataError(
                 f"Part {name!r} of the checkpoint does not fit this job.",
@@ -176,27 +172,3 @@ def _read_verified(checkpoint: Location) -> tuple[Manifest, dict[str, bytes]]:
             )
         blobs[file] = data
     return manifest, blobs
-
-
-def _take_tensors(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """`value` as JSON, its tensors moved into `tensors` under their paths."""
-    if isinstance(value, torch.Tensor):
-        tensors[path] = value.detach().cpu().contiguous().clone()
-        return {_TENSOR: path}
-    if isinstance(value, Mapping):
-        items = [[k, _take_tensors(v, f"{path}/{k}" if path else str(k), tensors)]
-                 for k, v in value.items()]  # fmt: skip
-        return {_ITEMS: items}  # a list of pairs, for keys are not always strings
-    if isinstance(value, list | tuple):
-        return [_take_tensors(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]
-    return value
-
-
-def _put_tensors(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    if isinstance(value, dict):
-        if _TENSOR in value:
-            return tensors[value[_TENSOR]]
-        return {key: _put_tensors(item, tensors) for key, item in value[_ITEMS]}
-    if isinstance(value, list):
-        return [_put_tensors(item, tensors) for item in value]
-    return value

@@ -26,6 +26,7 @@ from distgen.metrics.card import EvaluationConfig
 from distgen.models import FAMILIES, ModelConfig
 from distgen.objectives import ObjectiveConfig, default_objective
 from distgen.registry.layout import Name
+from distgen.training.compiling import Compile
 
 
 class TrainingConfig(Config):
@@ -51,6 +52,8 @@ class TrainingConfig(Config):
     """Images after which a weight's share in the served average has halved."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Forward precision; auto is bf16 on CUDA and fp32 on CPU. Penalties are fp32 always."""
+    compile: Compile = "auto"
+    """Whether networks that are differentiated once run compiled (torch.compile); auto: on CUDA."""
     seed: NonNegativeInt = 0
     """Seed of initial weights, data order and noise."""
     checkpoint_every: PositiveInt = 50_000

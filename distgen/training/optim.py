@@ -1,4 +1,4 @@
-"""Optimisers, and what of them is a function of the clock."""
+"""Optimisers, what they train, and what of them is a function of the clock."""
 
 from __future__ import annotations
 
@@ -26,10 +26,29 @@ def build_optimizers(
             betas=betas_at(config, 0),
             eps=1e-8,
             weight_decay=config.weight_decay,
-            fused=parameters[0].is_cuda,
-            foreach=not parameters[0].is_cuda,
+            # One pass over memory for each weight, on CPUs as on GPUs.
+            fused=True,
         )
+        optimizers[phase.name].register_load_state_dict_post_hook(_lay_out_like_weights)
     return optimizers
+
+
+def train_only(networks: Mapping[str, nn.Module], names: Iterable[str]) -> None:
+    """Let gradients reach the named networks and no others."""
+    wanted = set(names)
+    for name, network in networks.items():
+        network.requires_grad_(name in wanted)
+
+
+def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Bring restored moments into the layout of their weights.
+
+    Fused optimisers go through memory as it lies, and a checkpoint holds no layout.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter).copy_(value)
 
 
 def learning_rate_at(config: TrainingConfig, images_seen: int) -> float:

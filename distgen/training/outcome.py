@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distgen.core.storage import sha256_of
+from distgen.metrics.card import Card
 from distgen.training.run import RunFolder
 
 
@@ -20,6 +21,11 @@ class Outcome:
     """SHA-256 of the bundle's manifest: the model's identity."""
     card: dict[str, Any]
     """The last quality card."""
+
+
+def headline(card: Card | None) -> str:
+    """A card's headline figure in a few characters, such as `FD 21.3`."""
+    return f"{card.headline_name} {card.headline:.4g}" if card else ""
 
 
 def finished_outcome(run: RunFolder) -> Outcome:

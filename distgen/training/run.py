@@ -35,6 +35,7 @@ CHANGEABLE = (
     "data.on_error",
     "data.bad_budget",
     "training.accumulate",
+    "training.compile",
     "training.images",
     "training.checkpoint_every",
     "training.evaluate_every",

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from distgen.core.errors import DataError, PreemptedError, TrainingError
 from distgen.core.part import Part
 from distgen.core.seeding import derive
+from distgen.core.spans import span
 from distgen.core.storage import Location
 from distgen.core.world import World
-from distgen.data import Batch, has_split, open_shard_set
+from distgen.data import Batch, Stream, has_split, open_shard_set
 from distgen.data.streaming.mixed import open_data
 from distgen.metrics.card import Card, evaluate_card
 from distgen.models import FAMILIES, build_networks
 from distgen.objectives import build_objective
 from distgen.registry.bundle import write_bundle
 from distgen.training import checkpoint, curves, samples
-from distgen.training.allocator import keep_freed_memory
 from distgen.training.bad_samples import BadSamples
 from distgen.training.collective import Collective
+from distgen.training.compiling import compile_calls, to_compile
 from distgen.training.ema import EMA
 from distgen.training.inputs import open_stream, to_device
 from distgen.training.job import TrainJob
 from distgen.training.meters import Meters, Reading
-from distgen.training.optim import build_optimizers, set_pace
-from distgen.training.outcome import Outcome
+from distgen.training.optim import build_optimizers, set_pace, train_only
+from distgen.training.outcome import Outcome, headline
+from distgen.training.process import suit_process
 from distgen.training.report import write_report
 from distgen.training.run import RunFolder, Tick
+from distgen.training.writer import CheckpointWriter
 
 OnTick = Callable[[Tick], bool]
 """Called on rank 0 with each point of the curves and every few seconds between; True asks the run
@@ -80,11 +83,16 @@ class Trainer:
             self.run, self.collective, job.data.tolerance, self.pictures.num_samples
         )
         self.images_seen = 0
+        self.writer = CheckpointWriter(
+            self.run.checkpoints, job.training.keep, partial(self.run.event, "checkpoint")
+        )
         self.last_card: Card | None = None
         self._stop_wanted = False
         self._look_at = 0
 
         self._restore()
+        names = to_compile(job.training.compile, device, self.objective.phases)
+        compile_calls(self.networks, names, self._event)
         # Replicated last: wrapping copies rank 0's restored weights to every rank.
         self.replicas = self.collective.replicate(self.networks)
         self.curves = curves.Writer(self.run, self.images_seen) if world.is_main else None
@@ -106,32 +114,41 @@ class Trainer:
             PreemptedError: A stop was asked for; the checkpoint is written.
             TrainingError: A loss is no longer a finite number.
         """
-        config = self.job.training
-        if self.collective.agree(self._owes_a_card()):
-            self._evaluate()
-        with open_stream(
+        with closing(self.writer):
+            if self.collective.agree(self._owes_a_card()):
+                self._evaluate()
+            with self.open_stream() as stream:
+                while self.images_seen < self.job.training.images:
+                    self.advance(stream)
+            return self._finish()
+
+    def open_stream(self) -> Stream:
+        """The pictures from where this run is."""
+        return open_stream(
             self.job, self.pictures, self.world, self.images_seen, self.bad_samples.add
-        ) as stream:
-            batches = iter(stream)
-            while self.images_seen < config.images:
-                with self.meters.waiting():
-                    batch = next(batches)
-                before = self.images_seen
-                self.step(batch)
-                self._after_step(before)
-        return self._finish()
+        )
+
+    def advance(self, batches: Iterator[Batch]) -> None:
+        """Wait for a batch, take a step on it, and do what is due after it."""
+        with self.meters.waiting(), span("wait for pictures"):
+            batch = next(batches)
+        before = self.images_seen
+        self.step(batch)
+        with span("logging"):
+            self._after_step(before)
 
     def step(self, batch: Batch) -> None:
         """One step on one global batch: each phase of the objective once, then the average."""
         config = self.job.training
-        inputs = to_device(
-            batch,
-            self.job,
-            self.world,
-            self.device,
-            self.images_seen,
-            with_labels=bool(self.spec.classes),
-        )
+        with span("pictures to device"):
+            inputs = to_device(
+                batch,
+                self.job,
+                self.world,
+                self.device,
+                self.images_seen,
+                with_labels=bool(self.spec.classes),
+            )
         parts = inputs.split(config.accumulate)
         for phase in self.objective.phases:
             optimizer = self.optimizers[phase.name]
@@ -146,17 +163,21 @@ class Trainer:
                 # Gradients of all parts add up, and are synchronised with the last one's.
                 trained = [networks[name] for name in phase.networks]
                 with self.collective.apart(trained, unsynchronised=number < len(parts)):
-                    with self._precision():
+                    with self._precision(), span(f"{phase.name}: forward"):
                         loss, logs = self.objective.loss(phase, networks, part)
                     # Exactly one backward: DDP synchronises gradients once per backward, and
                     # silently leaves those of a second one unsynchronised.
-                    (loss / len(parts)).backward()  # type: ignore[no-untyped-call]
-                self.meters.add(phase.name, logs, weight=1.0 / len(parts))
-            optimizer.step()
+                    with span(f"{phase.name}: backward"):
+                        (loss / len(parts)).backward()  # type: ignore[no-untyped-call]
+                with span("logging"):
+                    self.meters.add(phase.name, logs, weight=1.0 / len(parts))
+            with span(f"{phase.name}: optimiser"):
+                optimizer.step()
         self.objective.after_step(config.batch_size, self.collective.sum_on_device)
         self.images_seen += config.batch_size
         self.meters.step(config.batch_size)
-        self.ema.update(self.served, config.batch_size, self.images_seen)
+        with span("average of weights"):
+            self.ema.update(self.served, config.batch_size, self.images_seen)
 
     def _precision(self) -> AbstractContextManager[Any]:
         wanted = self.job.training.precision
@@ -199,6 +220,7 @@ class Trainer:
                 "the last checkpoint is from before",
             )
         self.bad_samples.share()
+        self.writer.tell()
         stop = bool(self.collective.agree(self._say(reading, point_due)))
         if point_due or stop:
             self.meters.reset()
@@ -229,10 +251,13 @@ class Trainer:
         return stop
 
     def _save(self) -> None:
+        """Begin to write a checkpoint; the run goes on meanwhile."""
         if self.world.is_main:
-            checkpoint.save(self.run.checkpoints, self.images_seen, self.parts)
-            checkpoint.prune(self.run.checkpoints, self.job.training.keep)
-            self._event("checkpoint")
+            self.writer.save(self.images_seen, self.parts)
+
+    def _settle(self) -> None:
+        """Wait on every rank until the last checkpoint is written."""
+        self.writer.wait()
         self.collective.barrier()
 
     def _restore(self) -> None:
@@ -256,6 +281,7 @@ class Trainer:
         self.collective.barrier()
 
     def _stopped(self) -> None:
+        self._settle()
         self._event("stopped")
         raise PreemptedError(
             f"Stopped at {self.images_seen:,} of {self.job.training.images:,} images; "
@@ -323,6 +349,7 @@ class Trainer:
 
     def _finish(self) -> Outcome:
         card = self._evaluate(last=True)
+        self._settle()
         digest = ""
         if self.curves is not None:
             self.run.bundle.remove()
@@ -356,21 +383,9 @@ class Trainer:
             self.run.event(kind, self.images_seen, **facts)
 
 
-def train_only(networks: Mapping[str, nn.Module], names: Iterable[str]) -> None:
-    """Let gradients reach the named networks and no others."""
-    wanted = set(names)
-    for name, network in networks.items():
-        network.requires_grad_(name in wanted)
-
-
 def crossed(before: int, after: int, every: int) -> bool:
     """Whether a multiple of `every` lies in `(before, after]`."""
     return after // every > before // every
-
-
-def headline(card: Card | None) -> str:
-    """A card's headline figure in a few characters, such as `FD 21.3`."""
-    return f"{card.headline_name} {card.headline:.4g}" if card else ""
 
 
 def train(
@@ -390,6 +405,5 @@ def train(
             True asks for a stop.
     """
     device = device or torch.device("cpu")
-    if device.type == "cpu":
-        keep_freed_memory()
+    suit_process(device)
     return Trainer(job, world, device, on_tick).train()

@@ -183,4 +183,6 @@ def _middle(images: Tensor) -> float:
 
 def _to(values: np.ndarray, images: Tensor) -> Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(values))
+    if images.is_cuda:  # from memory that is not pinned, a copy waits for all work that is queued
+        tensor = tensor.pin_memory()
     return tensor.to(images.device, non_blocking=True)

@@ -5,8 +5,11 @@ import multiprocessing
 import pytest
 
 from distgen.bench import train
+from distgen.bench.ranks import first_result, on_ranks
+from distgen.cli.bench import jobs_and_overrides
 from distgen.core.config import override, parse
 from distgen.core.errors import DistgenError, UsageError
+from distgen.core.world import World
 from distgen.training.job import TrainJob
 
 RAW = {
@@ -31,9 +34,49 @@ def test_job_that_cannot_be_compared_is_refused(change: str, images: int, said: 
         train.bench_train(job, images=images)
 
 
+def test_the_lowest_ratio_of_all_families_comes_first(monkeypatch) -> None:
+    ratios = {"gan": 1.1, "vae": 0.9}
+
+    def measured(job: TrainJob, **_: int) -> dict[str, float]:
+        return {"ratio": ratios[job.model.family]}
+
+    monkeypatch.setattr(train, "bench_train", measured)
+    jobs = [
+        parse(TrainJob, override(RAW, [f"model.family={family}"]), "a test") for family in ratios
+    ]
+    assert train.bench_families(jobs, images=640) == {
+        "ratio": 0.9,
+        "gan": {"ratio": 1.1},
+        "vae": {"ratio": 0.9},
+    }
+
+
+def test_without_a_job_every_family_is_measured() -> None:
+    everything = list(train.FAMILY_JOBS.values())
+    assert jobs_and_overrides(["scaling.workers=1"], None) == (everything, ["scaling.workers=1"])
+    assert jobs_and_overrides([], "vae") == ([train.FAMILY_JOBS["vae"]], [])
+    assert jobs_and_overrides(["a.yaml", "x=1"], None) == (["a.yaml"], ["x=1"])
+    for arguments, family in ((["a.yaml", "b.yaml"], None), (["a.yaml"], "vae"), ([], "diffusion")):
+        with pytest.raises(UsageError):
+            jobs_and_overrides(arguments, family)
+
+
 def test_rank_that_ends_early_ends_the_measurement() -> None:
     context = multiprocessing.get_context("spawn")
     rank = context.Process(target=exit, args=(3,))
     rank.start()
     with pytest.raises(DistgenError, match="exit code 3"):
-        train._first_result(context.Queue(), [rank])
+        first_result(context.Queue(), [rank])
+
+
+def total_of_ranks(world: World, offset: int) -> int:
+    import torch
+    import torch.distributed as dist
+
+    value = torch.tensor([world.rank + offset])
+    dist.all_reduce(value)
+    return int(value)
+
+
+def test_ranks_talk_to_one_another() -> None:
+    assert on_ranks(2, total_of_ranks, 10) == 21

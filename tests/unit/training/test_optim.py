@@ -1,3 +1,4 @@
+import copy
 import math
 from itertools import pairwise
 
@@ -61,3 +62,33 @@ def test_learning_rate_and_second_moment_move_with_the_clock():
     assert first == 0.0
     assert math.isclose(second, 0.945)
     assert betas_at(moving, 400) == (0.0, 0.99)
+
+
+def test_restored_moments_belong_to_the_same_weights_in_any_layout():
+    def trained(layout: torch.memory_format) -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        network = nn.Conv2d(3, 4, 3).to(memory_format=layout)
+        optimizer = build_optimizers([Phase("p", ("n",))], {"n": network}, config())["p"]
+        return network, optimizer
+
+    def step(network: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        images = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
+        optimizer.zero_grad()
+        network(images).square().sum().backward()
+        optimizer.step()
+
+    whole, broken = trained(torch.channels_last), trained(torch.channels_last)
+    step(*whole, seed=1)
+    step(*broken, seed=1)
+    # As a checkpoint keeps them: contiguous, whatever they were.
+    kept = copy.deepcopy(broken[1].state_dict())
+    for moments in kept["state"].values():
+        moments |= {name: value.contiguous() for name, value in moments.items()}
+    resumed = broken[0], trained(torch.channels_last)[1]
+    resumed[1].param_groups[0]["params"] = list(broken[0].parameters())
+    resumed[1].load_state_dict(kept)
+    step(*whole, seed=2)
+    step(*resumed, seed=2)
+    assert torch.equal(whole[0].weight, resumed[0].weight)
+    state = resumed[1].state[broken[0].weight]
+    assert state["exp_avg"].stride() == broken[0].weight.stride()

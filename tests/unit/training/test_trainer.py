@@ -239,10 +239,15 @@ def test_a_finished_run_leaves_all_that_it_promises(family, make_job, start):
     }  # fmt: skip
     for name in ("reals.png", "fakes-000000000160.png", "fakes-000000000320.png"):
         Image.open(io.BytesIO((run.samples / name).read_bytes())).verify()
-    assert [e["event"] for e in run.events()] == [
-        "started", "checkpoint", "evaluated", "checkpoint", "checkpoint", "checkpoint",
-        "evaluated", "finished",
+    told = [(e["event"], e["images_seen"]) for e in run.events()]
+    # Checkpoints are written meanwhile, and told of when they are complete.
+    assert [event for event in told if event[0] == "checkpoint"] == [
+        ("checkpoint", seen) for seen in (96, 192, 288, 320)
+    ]
+    assert [event for event in told if event[0] != "checkpoint"] == [
+        ("started", 0), ("evaluated", 160), ("evaluated", 320), ("finished", 320),
     ]  # fmt: skip
+    assert told[-1][0] == "finished"
     assert len(checkpoint.complete(run.checkpoints)) == run.job().training.keep
     assert run.is_finished(320)
     assert not run.is_finished(321)

@@ -2,12 +2,12 @@ import platform
 import subprocess
 import sys
 
-from distgen.training.allocator import keep_freed_memory
+from distgen.training.process import keep_freed_memory
 
 FAULTS = """
 import resource, sys
 import torch
-from distgen.training.allocator import keep_freed_memory
+from distgen.training.process import keep_freed_memory
 torch.set_num_threads(1)
 if sys.argv[1] == "keep":
     keep_freed_memory()

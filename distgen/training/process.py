@@ -1,14 +1,25 @@
-"""Memory that a step frees is kept for the next one."""
+"""What a process that trains is told before its first step."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 
+import torch
+
 # Parameters of glibc's mallopt(3).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _KEPT_BYTES = 1 << 30
 _GROWTH_BYTES = 64 << 20
+
+
+def suit_process(device: torch.device) -> None:
+    """Let this process train well on `device`."""
+    if device.type == "cpu":
+        keep_freed_memory()
+    else:
+        # Steps are alike: the fastest kernels for their shapes are worth a search.
+        torch.backends.cudnn.benchmark = True
 
 
 def keep_freed_memory() -> bool:
