@@ -25,6 +25,10 @@ class DiagonalGaussian(NamedTuple):
         """From what a network puts out: scales are limited softly, with a gradient everywhere."""
         return cls(mean_nd, _SOFTEST * torch.tanh(raw_nd / _SOFTEST))
 
+    def where(self, kept: Tensor) -> DiagonalGaussian:
+        """The same where `kept` is true (broadcast), the standard normal elsewhere."""
+        return DiagonalGaussian(self.mean_nd * kept, self.log_scale_nd * kept)
+
     def sample(self, normals_nd: Tensor) -> Tensor:
         """Values [n, d] from standard normal numbers (reparameterised, so gradients flow)."""
         return self.mean_nd + normals_nd * self.log_scale_nd.exp()
