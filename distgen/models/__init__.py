@@ -10,7 +10,7 @@ from torch import nn
 
 from distgen.core.errors import UsageError
 from distgen.core.spec import ImageSpec
-from distgen.models import gan, rvae, vae
+from distgen.models import clip_rvae, gan, rvae, vae
 from distgen.models.base import (
     Family,
     LatentNoise,
@@ -18,14 +18,22 @@ from distgen.models.base import (
     LatentVariableModel,
     Sampler,
 )
+from distgen.models.clip_rvae import ClipRVAEConfig
 from distgen.models.gan import GANConfig
 from distgen.models.likelihoods import binarise
 from distgen.models.rvae import RVAEConfig
 from distgen.models.vae import VAEConfig
 
-FAMILIES: dict[str, Family] = {"gan": gan.FAMILY, "vae": vae.FAMILY, "rvae": rvae.FAMILY}
+FAMILIES: dict[str, Family] = {
+    "gan": gan.FAMILY,
+    "vae": vae.FAMILY,
+    "rvae": rvae.FAMILY,
+    "clip-rvae": clip_rvae.FAMILY,
+}
 
-ModelConfig = Annotated[GANConfig | VAEConfig | RVAEConfig, Field(discriminator="family")]
+ModelConfig = Annotated[
+    GANConfig | VAEConfig | RVAEConfig | ClipRVAEConfig, Field(discriminator="family")
+]
 
 
 def build_networks(config: ModelConfig, spec: ImageSpec) -> dict[str, nn.Module]:
@@ -59,6 +67,7 @@ def sketch_networks(config: ModelConfig, spec: ImageSpec) -> dict[str, nn.Module
 
 __all__ = [
     "FAMILIES",
+    "ClipRVAEConfig",
     "Family",
     "GANConfig",
     "LatentNoise",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt
@@ -30,7 +30,21 @@ class ELBOConfig(Config):
     """Nats of KL per latent dimension and picture that cost nothing more (Kingma et al. 2016)."""
 
 
-def kl_weight(config: ELBOConfig, images_seen: int) -> float:
+class KLWeight(Protocol):
+    """The part of an objective that says how much the KL term weighs."""
+
+    @property
+    def beta(self) -> float:
+        """As in `ELBOConfig`."""
+        ...
+
+    @property
+    def kl_warmup_images(self) -> int:
+        """As in `ELBOConfig`."""
+        ...
+
+
+def kl_weight(config: KLWeight, images_seen: int) -> float:
     """The KL term's weight at this point of the clock."""
     if images_seen >= config.kl_warmup_images:
         return config.beta
