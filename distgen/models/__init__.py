@@ -10,7 +10,7 @@ from torch import nn
 
 from distgen.core.errors import UsageError
 from distgen.core.spec import ImageSpec
-from distgen.models import gan, hvae, rvae, vae
+from distgen.models import clip_rvae, gan, hvae, rvae, vae
 from distgen.models.base import (
     Family,
     LatentNoise,
@@ -19,6 +19,7 @@ from distgen.models.base import (
     LatentVariableModel,
     Sampler,
 )
+from distgen.models.clip_rvae import ClipRVAEConfig
 from distgen.models.gan import GANConfig
 from distgen.models.hvae import HVAEConfig
 from distgen.models.likelihoods import binarise
@@ -30,10 +31,12 @@ FAMILIES: dict[str, Family] = {
     "vae": vae.FAMILY,
     "hvae": hvae.FAMILY,
     "rvae": rvae.FAMILY,
+    "clip-rvae": clip_rvae.FAMILY,
 }
 
 ModelConfig = Annotated[
-    GANConfig | VAEConfig | HVAEConfig | RVAEConfig, Field(discriminator="family")
+    GANConfig | VAEConfig | HVAEConfig | RVAEConfig | ClipRVAEConfig,
+    Field(discriminator="family"),
 ]
 
 
@@ -68,6 +71,7 @@ def sketch_networks(config: ModelConfig, spec: ImageSpec) -> dict[str, nn.Module
 
 __all__ = [
     "FAMILIES",
+    "ClipRVAEConfig",
     "Family",
     "GANConfig",
     "HVAEConfig",

@@ -194,11 +194,14 @@ class Contract(nn.Module):
 
 
 class Expand(nn.Module):
-    """Vectors [n, inputs] to pictures, scaled by `image_gain`: the mirror image of `Contract`."""
+    """Vectors [n, inputs] to pictures, scaled by `image_gain`: the mirror image of `Contract`.
+
+    Where `inputs` is None, it starts from features of the base's shape in the place of vectors.
+    """
 
     def __init__(
         self,
-        inputs: int,
+        inputs: int | None,
         channels: int,
         pyramid: Pyramid,
         width: int,
@@ -211,7 +214,8 @@ class Expand(nn.Module):
         widths = pyramid.widths(width)
         gain = branch_gain(len(widths) * blocks)
         self.base_shape = (width, pyramid.base_height, pyramid.base_width)
-        self.base = linear(inputs, math.prod(self.base_shape), gain=LINEAR)
+        size = math.prod(self.base_shape)
+        self.base = None if inputs is None else linear(inputs, size, gain=LINEAR)
         self.stages = nn.ModuleList(
             residual_blocks(each, blocks, gain, activation) for each in widths
         )
@@ -223,9 +227,11 @@ class Expand(nn.Module):
             nn.ConvTranspose2d(widths[-1], channels, 4, stride=2, padding=1), image_gain
         )
 
-    def forward(self, vectors_ni: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         """Unbounded pictures [n, c, h, w]."""
-        features: Tensor = self.base(vectors_ni).unflatten(1, self.base_shape)
+        features = inputs
+        if self.base is not None:
+            features = self.base(inputs).unflatten(1, self.base_shape)
         features = self.stages[0](features)
         for up, stage in zip(self.ups, self.stages[1:], strict=True):
             features = stage(up(features))

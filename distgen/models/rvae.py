@@ -1,7 +1,7 @@
-"""Recurrent variational autoencoder: LSTM encoder and decoder over a sequence of feature vectors.
+"""Recurrent variational autoencoder over the rows of a picture, top to bottom.
 
-The networks know only sequences [n, time, features]. A still picture is the sequence of its rows,
-top to bottom; nothing else in this file would change for the frames of a clip.
+Either one latent vector for all of them, between an LSTM that reads and one that writes rows, or a
+sequence of latents with a recurrent prior (`models/bands.py`). For clips see `models/clip_rvae.py`.
 """
 
 from __future__ import annotations
@@ -15,35 +15,34 @@ from torch import Tensor, nn
 
 from distgen.core.config import Config
 from distgen.core.spec import ImageSpec
+from distgen.models.bands import BandModel, images_of, rows_of
 from distgen.models.base import Family
 from distgen.models.layers import activate, linear
 from distgen.models.likelihoods import LikelihoodName, build_likelihood
+from distgen.models.recurrent import Recurrence
 from distgen.models.single import SingleLatentModel
 
 
 class RVAEConfig(Config):
-    """Recurrent variational autoencoder over the rows of a picture (after Bowman et al. 2016)."""
+    """Recurrent variational autoencoder over the rows of a picture (Chung et al. 2015)."""
 
     family: Literal["rvae"] = "rvae"
+    latents: Literal["global", "sequence"] = "global"
+    """`global`: one vector for the whole picture, between LSTMs over its rows (after Bowman et al.
+    2016). `sequence`: one for each band of rows that a convolutional network makes of them, with a
+    recurrent prior."""
     latent_dim: int = Field(default=40, ge=1, le=65_536)
-    """Size of the latent vector, one for the whole sequence."""
+    """Size of a latent vector: the only one, or each band's."""
     width: int = Field(default=256, ge=4, le=8192)
     """Hidden units of each LSTM."""
+    channels: int = Field(default=64, ge=4, le=8192)
+    """Feature maps of a band; halved with each doubling of the resolution, down to a quarter. Of no
+    effect where the latents are global."""
     clock_features: int = Field(default=16, ge=2, le=1024, multiple_of=2)
-    """Sines and cosines that tell the decoder how far along the sequence it is."""
+    """Sines and cosines that tell the decoder of global latents how far along the rows it is."""
     likelihood: LikelihoodName = "bernoulli"
     """`bernoulli` (stochastically binarised pixels), `gaussian` (grey levels or colours), or
     `logistic` or `logistic-mixture` (8-bit values themselves)."""
-
-
-def rows_of(images_nchw: Tensor) -> Tensor:
-    """Pictures as sequences of rows [n, height, channels * width]."""
-    return images_nchw.transpose(1, 2).flatten(2)
-
-
-def images_of(rows_ntf: Tensor, channels: int) -> Tensor:
-    """The inverse of `rows_of`."""
-    return rows_ntf.reshape(*rows_ntf.shape[:2], channels, -1).transpose(1, 2)
 
 
 def clock(steps: int, features: int, like: Tensor) -> Tensor:
@@ -52,24 +51,6 @@ def clock(steps: int, features: int, like: Tensor) -> Tensor:
     octaves = torch.arange(features // 2, device=like.device, dtype=torch.float32)
     angles = positions * (math.pi * torch.exp(-octaves * (math.log(2.0 * steps) / (features // 2))))
     return torch.cat((angles.sin(), angles.cos()), dim=1).to(like.dtype)
-
-
-class Recurrence(nn.LSTM):
-    """An LSTM over [n, time, features] that always runs in float32.
-
-    Rounding compounds from step to step, and not every CPU has a bfloat16 LSTM.
-    """
-
-    def __init__(self, features: int, width: int, *, bidirectional: bool = False) -> None:
-        super().__init__(features, width, batch_first=True, bidirectional=bidirectional)
-
-    def forward(  # type: ignore[override]
-        self, sequence_ntf: Tensor, start: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Hidden states [n, time, width], and the last hidden and cell states."""
-        with torch.autocast(sequence_ntf.device.type, enabled=False):
-            states = None if start is None else (start[0].float(), start[1].float())
-            return super().forward(sequence_ntf.float(), states)
 
 
 class SequenceEncoder(nn.Module):
@@ -145,9 +126,19 @@ class RowDecoder(nn.Module):
 
 
 def build(config: RVAEConfig, spec: ImageSpec) -> dict[str, nn.Module]:
-    """The one network, `model`; any picture size will do."""
+    """The one network, `model`; with global latents any picture size will do.
+
+    Raises:
+        UsageError: The pictures' size does not fit.
+    """
     likelihood = build_likelihood(config.likelihood)
     outputs = spec.channels * likelihood.outputs_per_channel
+    if config.latents == "sequence":
+        return {
+            "model": BandModel(
+                spec, outputs, config.latent_dim, config.channels, config.width, likelihood
+            )
+        }
     encoder = SequenceEncoder(spec.channels * spec.width, config.width, 2 * config.latent_dim)
     decoder = SequenceDecoder(
         config.latent_dim, config.width, config.clock_features, outputs * spec.width

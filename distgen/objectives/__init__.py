@@ -15,10 +15,16 @@ from distgen.objectives.adversarial import (
     WassersteinConfig,
 )
 from distgen.objectives.base import Noise, Objective, Phase, TrainBatch
+from distgen.objectives.clip_elbo import ClipELBO, ClipELBOConfig
 from distgen.objectives.elbo import ELBO, ELBOConfig
 
 AnyObjective = (
-    RelativisticConfig | NonSaturatingConfig | HingeConfig | WassersteinConfig | ELBOConfig
+    RelativisticConfig
+    | NonSaturatingConfig
+    | HingeConfig
+    | WassersteinConfig
+    | ELBOConfig
+    | ClipELBOConfig
 )
 
 ObjectiveConfig = Annotated[AnyObjective, Field(discriminator="kind")]
@@ -29,6 +35,7 @@ KINDS: dict[str, type[AnyObjective]] = {
     "hinge": HingeConfig,
     "wgan-gp": WassersteinConfig,
     "elbo": ELBOConfig,
+    "clip-elbo": ClipELBOConfig,
 }
 """Every kind; the first that fits a family is the family's default."""
 
@@ -62,11 +69,14 @@ def build_objective(
         )
     if isinstance(config, ELBOConfig):
         return ELBO(config, latent_dim, latent_groups)
+    if isinstance(config, ClipELBOConfig):
+        return ClipELBO(config, latent_dim)
     return Adversarial(config, latent_dim)
 
 
 __all__ = [
     "KINDS",
+    "ClipELBOConfig",
     "ELBOConfig",
     "HingeConfig",
     "Noise",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt
@@ -31,7 +31,21 @@ class ELBOConfig(Config):
     where a model has one group of latents, of each group where it has several."""
 
 
-def kl_weight(config: ELBOConfig, images_seen: int) -> float:
+class KLWeight(Protocol):
+    """The part of an objective that says how much the KL term weighs."""
+
+    @property
+    def beta(self) -> float:
+        """As in `ELBOConfig`."""
+        ...
+
+    @property
+    def kl_warmup_images(self) -> int:
+        """As in `ELBOConfig`."""
+        ...
+
+
+def kl_weight(config: KLWeight, images_seen: int) -> float:
     """The KL term's weight at this point of the clock."""
     if images_seen >= config.kl_warmup_images:
         return config.beta

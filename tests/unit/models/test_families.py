@@ -41,8 +41,22 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "rvae": {"family": "rvae", "latent_dim": 5, "width": 8},
     "rvae-gaussian": {"family": "rvae", "latent_dim": 5, "width": 8, "likelihood": "gaussian"},
-}
+    "rvae-sequence": {
+        "family": "rvae", "latents": "sequence", "latent_dim": 2, "width": 8, "channels": 8,
+    },
+    "clip-rvae": {"family": "clip-rvae", "latent_dim": 2, "width": 8, "state": 8, "reach": 2},
+}  # fmt: skip
 every_model = pytest.mark.parametrize("raw", SMALL.values(), ids=SMALL)
+FRAMES = 3
+
+
+def spec_for(raw: dict[str, Any], height: int, width: int, mode: str) -> ImageSpec:
+    frames = FRAMES if FAMILIES[raw["family"]].clips else None
+    return ImageSpec(height=height, width=width, mode=mode, classes=CLASSES, frames=frames)
+
+
+def name_of(raw: dict[str, Any]) -> str:
+    return next(name for name, each in SMALL.items() if each is raw)
 
 
 def config_of(raw: dict[str, Any]):
@@ -55,7 +69,7 @@ def networks_of(raw: dict[str, Any], spec: ImageSpec) -> dict[str, nn.Module]:
 
 
 def served_of(raw: dict[str, Any], size: int = 16, mode: str = "L") -> Any:
-    spec = ImageSpec(height=size, width=size, mode=mode, classes=CLASSES)
+    spec = spec_for(raw, size, size, mode)
     return networks_of(raw, spec)[FAMILIES[raw["family"]].served].eval()
 
 
@@ -79,7 +93,8 @@ def test_samples_have_the_size_and_range_of_the_pictures(raw, size: int, mode: s
     latents, labels = inputs_for(model, 3)
     with torch.no_grad():
         images = model.sample(20.0 * latents, labels)
-    assert images.shape == (3, 1 if mode == "L" else 3, size, size)
+    time = (FRAMES,) if FAMILIES[raw["family"]].clips else ()
+    assert images.shape == (3, *time, 1 if mode == "L" else 3, size, size)
     assert images.dtype == torch.float32
     assert images.min() >= -1.0
     assert images.max() <= 1.0
@@ -87,30 +102,36 @@ def test_samples_have_the_size_and_range_of_the_pictures(raw, size: int, mode: s
 
 @every_model
 def test_pictures_need_not_be_square(raw):
-    spec = ImageSpec(height=16, width=28, mode="RGB", classes=CLASSES)
+    spec = spec_for(raw, 16, 28, "RGB")
     model: Any = networks_of(raw, spec)[FAMILIES[raw["family"]].served]
     latents, labels = inputs_for(model, 2)
-    assert model.sample(latents, labels).shape == (2, 3, 16, 28)
+    assert model.sample(latents, labels).shape[-3:] == (3, 16, 28)
 
 
 @every_model
 @pytest.mark.parametrize("make", [build_networks, sketch_networks])
-def test_models_of_single_pictures_refuse_clips(raw, make):
-    spec = ImageSpec(height=16, width=16, mode="L", classes=CLASSES, frames=4)
-    with pytest.raises(UsageError, match=r"single pictures, not clips of 4 frames") as error:
+def test_models_of_pictures_refuse_clips_and_models_of_clips_pictures(raw, make):
+    clips = FAMILIES[raw["family"]].clips
+    spec = ImageSpec(height=16, width=16, mode="L", classes=CLASSES, frames=None if clips else 4)
+    said = "makes clips, not pictures" if clips else "single pictures, not clips of 4 frames"
+    with pytest.raises(UsageError, match=said) as error:
         make(config_of(raw), spec)
     assert repr(raw["family"]) in str(error.value)
-    assert "without --frames" in str(error.value)
+    assert f"{'with' if clips else 'without'} --frames" in str(error.value)
 
 
 @every_model
 def test_a_served_network_is_a_sampler_and_says_its_sizes(raw):
     model = served_of(raw)
     assert isinstance(model, Sampler)
-    # A hierarchy has maps of latents on top of the vector.
+    # A hierarchy has maps of latents on top of the vector; rows come in bands, as many as the
+    # coarsest feature map of 16 pixels has.
     groups = getattr(model, "latent_groups", (raw["latent_dim"],))
     assert groups[0] == raw["latent_dim"]
     assert model.latent_dim == sum(groups)
+    steps = {"rvae-sequence": 4, "clip-rvae": FRAMES}.get(name_of(raw), 1)
+    if raw["family"] != "hvae":
+        assert groups == (raw["latent_dim"],) * steps
     assert model.num_classes == (len(CLASSES) if raw.get("conditional") else 0)
 
 
@@ -137,7 +158,7 @@ def test_a_picture_does_not_depend_on_the_rest_of_its_batch(raw):
 
 @every_model
 def test_no_network_keeps_batch_statistics(raw):
-    spec = ImageSpec(height=16, width=16, mode="L", classes=CLASSES)
+    spec = spec_for(raw, 16, 16, "L")
     for network in networks_of(raw, spec).values():
         assert not any(
             isinstance(part, nn.modules.batchnorm._NormBase) for part in network.modules()
@@ -147,18 +168,17 @@ def test_no_network_keeps_batch_statistics(raw):
 
 @every_model
 def test_the_same_seed_builds_the_same_weights(raw):
-    spec = ImageSpec(height=16, width=16, mode="L", classes=CLASSES)
+    spec = spec_for(raw, 16, 16, "L")
     first, second = networks_of(raw, spec), networks_of(raw, spec)
     for name, network in first.items():
         for key, value in network.state_dict().items():
             assert torch.equal(value, second[name].state_dict()[key])
 
 
-@pytest.mark.parametrize("family", ["gan", "vae", "hvae"])
-def test_a_size_that_cannot_be_doubled_to_is_refused_before_training(family: str):
-    spec = ImageSpec(height=30, width=30, mode="L")
+@pytest.mark.parametrize("name", ["gan", "vae", "hvae", "rvae-sequence", "clip-rvae"])
+def test_a_size_that_cannot_be_doubled_to_is_refused_before_training(name: str):
     with pytest.raises(UsageError, match="30x30") as caught:
-        networks_of({"family": family}, spec)
+        networks_of(SMALL[name], spec_for(SMALL[name], 30, 30, "L"))
     assert "--size 28" in str(caught.value) or "--size 32" in str(caught.value)
 
 

@@ -38,10 +38,17 @@ CONFIGS = [
     HVAEConfig(latent_dim=4, width=8, hidden=8, map_levels=1, likelihood="logistic-mixture"),
     RVAEConfig(latent_dim=4, width=8),
     RVAEConfig(latent_dim=4, width=8, likelihood="gaussian"),
+    RVAEConfig(latents="sequence", latent_dim=2, width=8, channels=8),
+    RVAEConfig(latents="sequence", latent_dim=2, width=8, channels=8, likelihood="gaussian"),
 ]
-RECURRENT = CONFIGS[-2]
+RECURRENT = CONFIGS[5]
 every_config = pytest.mark.parametrize(
-    "config", CONFIGS, ids=lambda config: f"{config.family}-{config.likelihood}"
+    "config",
+    CONFIGS,
+    ids=lambda config: (
+        f"{config.family}{'-sequence' if 'latents' in config.model_fields_set else ''}"
+        f"-{config.likelihood}"
+    ),
 )
 
 
@@ -52,7 +59,7 @@ def model_of(config: VAEConfig | HVAEConfig | RVAEConfig) -> LatentVariableModel
     return model.eval()
 
 
-def noise_for(images: torch.Tensor, latent_dim: int = 4) -> LatentNoise:
+def noise_for(images: torch.Tensor, latent_dim: int) -> LatentNoise:
     return LatentNoise(torch.rand(images.shape), torch.randn(len(images), latent_dim))
 
 
@@ -159,7 +166,7 @@ class Constant(nn.Module):
 def test_the_bound_of_a_fair_coin_is_one_bit_per_pixel():
     model = SingleLatentModel(Constant(0.0, 8), Constant(0.0, 1, 16, 16), Bernoulli(), 4)
     images = torch.rand(3, 1, 16, 16) * 2 - 1
-    terms = model(images, noise_for(images))
+    terms = model(images, noise_for(images, 4))
     weights = terms.log_likelihood_n + terms.log_prior_n - terms.log_posterior_n
     torch.testing.assert_close(weights, torch.full((3,), -256 * math.log(2.0)))
     assert torch.equal(terms.kl_nd, torch.zeros(3, 4))
@@ -169,6 +176,35 @@ def test_the_bound_of_a_fair_coin_is_one_bit_per_pixel():
 def test_a_wild_encoder_cannot_overflow_the_bound():
     model = SingleLatentModel(Constant(1e6, 8), Constant(0.0, 1, 16, 16), Bernoulli(), 4)
     assert model.encode(torch.zeros(2, 1, 16, 16)).log_scale_nd.max() <= 7.0
+
+
+@torch.no_grad()
+def test_every_band_is_drawn_from_the_latents_of_all():
+    model = model_of(CONFIGS[4])
+    normals = torch.randn(1, model.latent_dim)
+    first = model.sample(normals)
+    assert len(model.latent_groups) == 4
+    for band in (0, 3):
+        changed = normals.clone()
+        changed[:, 2 * band : 2 * band + 2] += 3.0
+        rows = (model.sample(changed) - first).abs().amax(dim=(0, 1, 3))
+        assert (rows > 0).all()
+
+
+@torch.no_grad()
+def test_latents_that_are_not_kept_are_drawn_from_the_prior():
+    model, images = model_of(CONFIGS[4]), torch.rand(3, 1, 16, 16) * 2 - 1
+    observed = model.observe(images, torch.rand(images.shape))
+    normals = torch.randn(3, model.latent_dim)
+    kept = torch.arange(model.latent_dim) % 3 > 0
+    latents, terms = model.draw(observed, model.encode(observed), normals, kept)
+    assert torch.equal(latents[:, ~kept], normals[:, ~kept])
+    assert not torch.isclose(latents[:, kept], normals[:, kept]).any()
+    assert torch.equal(terms.kl_nd > 0, kept.expand(3, -1))
+    # `sample` shows what was drawn.
+    logits = torch.logit((model.sample(latents) + 1) / 2)
+    expected = Bernoulli().log_prob(logits, observed)
+    torch.testing.assert_close(terms.log_likelihood_n, expected, rtol=1e-3, atol=1e-2)
 
 
 def test_rows_are_the_time_of_a_picture():

@@ -20,8 +20,10 @@ from distgen.core.spec import ImageSpec
 from distgen.core.world import World
 from distgen.models import (
     FAMILIES,
+    ClipRVAEConfig,
     GANConfig,
     HVAEConfig,
+    ModelConfig,
     RVAEConfig,
     VAEConfig,
     build_networks,
@@ -31,6 +33,7 @@ from distgen.objectives.augmentation import AugmentationConfig
 from distgen.training.collective import Collective
 
 SPEC = ImageSpec(height=16, width=16, mode="L", classes=("a", "b", "c"))
+CLIPS = ImageSpec(height=8, width=8, mode="L", frames=4)
 GLOBAL_BATCH = 48
 """Divides into groups of four on two and on three ranks, in two parts."""
 IMAGES_SEEN = 640
@@ -40,12 +43,16 @@ IMAGES_SEEN = 640
 class Case:
     """A model and an objective that fit together."""
 
-    model: GANConfig | VAEConfig | HVAEConfig | RVAEConfig
+    model: ModelConfig
     objective: object
+
+    @property
+    def spec(self) -> ImageSpec:
+        return CLIPS if FAMILIES[self.model.family].clips else SPEC
 
     def build(self) -> tuple[dict[str, nn.Module], Objective]:
         torch.manual_seed(0)
-        networks = build_networks(self.model, SPEC)
+        networks = build_networks(self.model, self.spec)
         served: Any = networks[FAMILIES[self.model.family].served]
         groups = getattr(served, "latent_groups", ())
         objective = build_objective(
@@ -90,16 +97,25 @@ def _cases() -> dict[str, Case]:
             model = family(latent_dim=4, width=8, likelihood=likelihood)
             cases[f"{model.family}-{likelihood}"] = Case(model, KINDS["elbo"]())
         cases[f"{model.family}-shaped"] = Case(family(latent_dim=4, width=8), shaped)
+    bands = RVAEConfig(latents="sequence", latent_dim=3, width=8, channels=8)
+    cases |= {"rvae-sequence": Case(bands, KINDS["elbo"]()), "bands-shaped": Case(bands, shaped)}
+    clips = ClipRVAEConfig(latent_dim=3, width=8, state=8, copies=2, reach=2)
+    taught = KINDS["clip-elbo"](beta=0.7, free_bits=0.002, teacher_forcing_images=1280)
+    cases |= {
+        "clip-rvae": Case(clips, KINDS["clip-elbo"]()),
+        "clip-rvae-taught": Case(clips, taught),
+    }
     return cases
 
 
 CASES = _cases()
 
 
-def batch_for(world: World, images_seen: int = IMAGES_SEEN) -> TrainBatch:
-    """One rank's rows of the one global batch at this point of the clock."""
+def batch_for(name: str, world: World, images_seen: int = IMAGES_SEEN) -> TrainBatch:
+    """One rank's rows of a case's global batch at this point of the clock."""
     generator = torch.Generator().manual_seed(images_seen)
-    images = torch.rand(GLOBAL_BATCH, 1, 16, 16, generator=generator) * 2 - 1
+    images = torch.rand(GLOBAL_BATCH, *CASES[name].spec.shape, generator=generator) * 2 - 1
+    images = images.movedim(-1, -3)
     labels = torch.randint(-1, 3, (GLOBAL_BATCH,), generator=generator)
     rows = slice(world.rank, None, world.size)
     noise = Noise(3, images_seen, world, GLOBAL_BATCH, torch.device("cpu"))
@@ -127,7 +143,7 @@ def gradients_of(name: str, ranks: Collective, parts: int = 1) -> Gradients:
     replicas = ranks.replicate(networks)
     gradients: Gradients = {}
     for step in range(STEPS):
-        batch = batch_for(ranks.world, IMAGES_SEEN + step)
+        batch = batch_for(name, ranks.world, IMAGES_SEEN + step)
         for phase in objective.phases:
             train_only(networks, phase.networks)
             for key in phase.networks:
@@ -219,7 +235,7 @@ def test_frozen_networks_get_no_gradient(name: str):
         train_only(networks, phase.networks)
         for network in networks.values():
             network.zero_grad(set_to_none=True)
-        loss, _ = objective.loss(phase, networks, batch_for(World()))
+        loss, _ = objective.loss(phase, networks, batch_for(name, World()))
         loss.backward()
         for key, network in networks.items():
             if key not in phase.networks:
@@ -231,7 +247,7 @@ def test_logs_are_plain_scalars_and_hold_the_loss(name: str):
     networks, objective = CASES[name].build()
     for phase in objective.phases:
         train_only(networks, phase.networks)
-        loss, logs = objective.loss(phase, networks, batch_for(World()))
+        loss, logs = objective.loss(phase, networks, batch_for(name, World()))
         assert loss.shape == ()
         assert logs["loss"] == loss
         for value in logs.values():
@@ -244,10 +260,10 @@ def test_a_loss_is_a_function_of_weights_and_batch(name: str):
     networks, objective = CASES[name].build()
     for phase in objective.phases:
         train_only(networks, phase.networks)
-        first, _ = objective.loss(phase, networks, batch_for(World()))
+        first, _ = objective.loss(phase, networks, batch_for(name, World()))
         torch.manual_seed(123)
-        again, _ = objective.loss(phase, networks, batch_for(World()))
-        later, _ = objective.loss(phase, networks, batch_for(World(), IMAGES_SEEN + 8))
+        again, _ = objective.loss(phase, networks, batch_for(name, World()))
+        later, _ = objective.loss(phase, networks, batch_for(name, World(), IMAGES_SEEN + 8))
         assert first.item() == again.item()
         assert first.item() != later.item()
 
@@ -257,9 +273,9 @@ def test_mixed_precision_gives_nearly_the_same_loss(name: str):
     networks, objective = CASES[name].build()
     for phase in objective.phases:
         train_only(networks, phase.networks)
-        exact, _ = objective.loss(phase, networks, batch_for(World()))
+        exact, _ = objective.loss(phase, networks, batch_for(name, World()))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss, _ = objective.loss(phase, networks, batch_for(World()))
+            loss, _ = objective.loss(phase, networks, batch_for(name, World()))
         loss.backward()
         assert loss.dtype == torch.float32
         torch.testing.assert_close(loss, exact, rtol=0.02, atol=0.02)

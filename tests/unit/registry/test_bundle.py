@@ -13,7 +13,14 @@ from pyarrow import fs as pafs
 from distgen.core.errors import DataError
 from distgen.core.spec import ImageSpec
 from distgen.core.storage import Location, locate
-from distgen.models import FAMILIES, GANConfig, HVAEConfig, RVAEConfig, VAEConfig
+from distgen.models import (
+    FAMILIES,
+    ClipRVAEConfig,
+    GANConfig,
+    HVAEConfig,
+    RVAEConfig,
+    VAEConfig,
+)
 from distgen.registry import inspect_bundle, load_bundle, with_card, write_bundle
 from distgen.registry.layout import MANIFEST, OPTIONAL, REQUIRED, WEIGHTS, BundleConfig
 from distgen.registry.model_card import render_readme
@@ -27,6 +34,8 @@ CONFIGS = {
     "gaussian vae": VAEConfig(latent_dim=4, width=8, likelihood="gaussian"),
     "hvae": HVAEConfig(latent_dim=4, width=8, hidden=8, likelihood="logistic-mixture"),
     "rvae": RVAEConfig(latent_dim=4, width=8),
+    "rvae sequence": RVAEConfig(latents="sequence", latent_dim=2, width=8, channels=8),
+    "clip rvae": ClipRVAEConfig(latent_dim=2, width=8, state=8),
 }
 
 
@@ -40,12 +49,13 @@ def test_the_families_of_this_test_are_all_there_are():
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_weights_come_back_bit_for_bit(config, tmp_path):
-    state = state_of(config, SPEC)
+    spec = SPEC.model_copy(update={"frames": 3 if FAMILIES[config.family].clips else None})
+    state = state_of(config, spec)
     place = locate(tmp_path / "bundle")
     digest = write_bundle(
         place,
         model_config=config,
-        spec=SPEC,
+        spec=spec,
         state=state,
         card=card(20.0),
         samples_png=None,
@@ -54,7 +64,7 @@ def test_weights_come_back_bit_for_bit(config, tmp_path):
     )
     bundle = load_bundle(place)
     assert bundle.digest == digest == hashlib.sha256((place / MANIFEST).read_bytes()).hexdigest()
-    assert (bundle.name, bundle.spec, bundle.config.model) == ("m", SPEC, config)
+    assert (bundle.name, bundle.spec, bundle.config.model) == ("m", spec, config)
     assert bundle.card == card(20.0)
     loaded = bundle.model.state_dict()
     assert loaded.keys() == state.keys()
@@ -62,12 +72,8 @@ def test_weights_come_back_bit_for_bit(config, tmp_path):
     assert not bundle.model.training
     assert not any(p.requires_grad or p.is_meta for p in bundle.model.parameters())
     labels = torch.zeros(2, dtype=torch.int64) if bundle.model.num_classes else None
-    assert bundle.model.sample(torch.zeros(2, bundle.model.latent_dim), labels).shape == (
-        2,
-        1,
-        16,
-        16,
-    )
+    samples = bundle.model.sample(torch.zeros(2, bundle.model.latent_dim), labels)
+    assert samples.shape == (2, *([3] if spec.frames else []), 1, 16, 16)
 
 
 def test_loading_leaves_the_random_numbers_alone(make_bundle):
