@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distgen.core.config import Config
 from distgen.models.base import LatentNoise, LatentTerms
 from distgen.models.clip_rvae import Teaching
-from distgen.objectives.base import Noise, Phase, TrainBatch
+from distgen.objectives.base import Noise, Objective, Phase, TrainBatch
 from distgen.objectives.elbo import charged_kl, kl_weight
 
 MODEL = Phase("model", ("model",))
