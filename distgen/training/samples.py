@@ -60,7 +60,7 @@ def write_traversals(
     run: RunFolder, network: nn.Module, card: Card, images_seen: int, device: torch.device
 ) -> None:
     """Write what single latents do, where the card says which of them hold most."""
-    if card.latents is None or not isinstance(network, Sampler):
+    if card.latents is None or card.frames is not None or not isinstance(network, Sampler):
         return
     sheet = traversal_sheet(network, card.latents.groups, device=device)
     (run.samples / f"traversals-{images_seen:012d}.png").write_bytes(sheet)
