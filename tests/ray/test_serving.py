@@ -184,6 +184,7 @@ def test_a_second_endpoint_in_the_same_cluster_is_refused(url, bundle):
         pass
 
 
+@pytest.mark.slow
 def test_serve_command_answers_until_told_to_stop_and_leaves_nothing(bundle):
     port = free_port()
     started = distgen("serve", bundle.url, "--port", str(port), "--detach", "--json")
