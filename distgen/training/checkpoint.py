@@ -8,7 +8,8 @@ each file. A folder without a manifest is not a checkpoint.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any, Literal, Protocol
 
 import torch
@@ -42,13 +43,24 @@ class Manifest(Config):
     """Version of this layout."""
     images_seen: NonNegativeInt
     """The clock."""
+    healthy: bool = True
+    """Whether a run that goes wrong may return here."""
+    rollbacks: NonNegativeInt = 0
+    """How often the run had been rolled back when this was written."""
     parts: tuple[str, ...]
     """Names of what must survive."""
     files: dict[str, FileEntry]
     """Two for each part."""
 
 
-def save(folder: Location, images_seen: int, parts: Mapping[str, Part]) -> Location:
+def save(
+    folder: Location,
+    images_seen: int,
+    parts: Mapping[str, Part],
+    *,
+    healthy: bool = True,
+    rollbacks: int = 0,
+) -> Location:
     """Write a checkpoint below `folder`; it counts from the moment its manifest is there.
 
     Those beyond `images_seen` go: they were passed over as damaged, or the run would not be here.
@@ -66,11 +78,17 @@ def save(folder: Location, images_seen: int, parts: Mapping[str, Part]) -> Locat
         ):
             (checkpoint / file).write_bytes(data)
             files[file] = FileEntry(bytes=len(data), sha256=sha256_of(data))
-    manifest = Manifest(images_seen=images_seen, parts=tuple(parts), files=files)
+    manifest = Manifest(
+        images_seen=images_seen,
+        healthy=healthy,
+        rollbacks=rollbacks,
+        parts=tuple(parts),
+        files=files,
+    )
     (checkpoint / "manifest.json").write_text(manifest.model_dump_json(indent=2))
     for place in complete(folder):
         if place.name > checkpoint.name:
-            _delete(place)
+            delete(place)
     return checkpoint
 
 
@@ -80,14 +98,36 @@ def complete(folder: Location) -> list[Location]:
     return [place for place in names if (place / "manifest.json").is_file()]
 
 
+def manifests(folder: Location) -> list[Manifest]:
+    """The manifests of all complete checkpoints that can be read, oldest first."""
+    found = []
+    for checkpoint in complete(folder):
+        with suppress(DataError):
+            found.append(_read_manifest(checkpoint))
+    return found
+
+
+def load_part(folder: Location, images_seen: int, name: str, part: Part) -> None:
+    """Restore one part of one checkpoint.
+
+    Raises:
+        DataError: The checkpoint is missing or damaged, or its part is not this one.
+    """
+    checkpoint = folder / f"{images_seen:012d}"
+    _, blobs = _read_verified(checkpoint)
+    _restore(checkpoint, (name,), blobs, {name: part})
+
+
 def load_latest(
     folder: Location,
     parts: Mapping[str, Part],
     on_damaged: Callable[[Location, DataError], None],
+    counts: Callable[[Manifest], bool] = lambda manifest: True,  # noqa: ARG005
 ) -> int:
     """Restore the newest undamaged checkpoint and return its images seen, 0 where there is none.
 
-    A damaged one is reported to `on_damaged` and the one before it is used.
+    A damaged one is reported to `on_damaged` and the one before it is used; one that does not
+    count is passed over.
 
     Raises:
         DataError: The checkpoint is whole but its parts are not these parts, or all checkpoints
@@ -101,6 +141,8 @@ def load_latest(
             damage = damage or error
             on_damaged(checkpoint, error)
             continue
+        if not counts(manifest):
+            continue
         _restore(checkpoint, manifest.parts, blobs, parts)
         return manifest.images_seen
     if damage is not None:
@@ -113,17 +155,26 @@ def load_latest(
     return 0
 
 
-def prune(folder: Location, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and unfinished ones older than these."""
+def prune(folder: Location, keep: int, besides: Collection[int] = ()) -> None:
+    """Delete all but the newest `keep` checkpoints, and unfinished ones older than these.
+
+    Args:
+        folder: Where they are.
+        keep: How many stay.
+        besides: The clocks of others that stay.
+    """
     kept = complete(folder)[-keep:]
     if not kept:
         return
     for place in folder.list():
-        if place.name.isdigit() and place.name < kept[0].name:
-            _delete(place)
+        if not place.name.isdigit() or int(place.name) in besides:
+            continue
+        if place.name < kept[0].name:
+            delete(place)
 
 
-def _delete(checkpoint: Location) -> None:
+def delete(checkpoint: Location) -> None:
+    """Delete a checkpoint, its manifest first."""
     # Without its manifest a half-deleted folder is no longer taken for a checkpoint.
     (checkpoint / "manifest.json").remove()
     checkpoint.remove()
@@ -157,7 +208,7 @@ def _restore(
             ) from error
 
 
-def _read_verified(checkpoint: Location) -> tuple[Manifest, dict[str, bytes]]:
+def _read_manifest(checkpoint: Location) -> Manifest:
     try:
         manifest = Manifest.model_validate((checkpoint / "manifest.json").read_json())
         if manifest.images_seen != int(checkpoint.name):
@@ -169,6 +220,11 @@ def _read_verified(checkpoint: Location) -> tuple[Manifest, dict[str, bytes]]:
         raise DataError(
             "The checkpoint's manifest cannot be read.", where=str(checkpoint), cause=repr(error)
         ) from error
+    return manifest
+
+
+def _read_verified(checkpoint: Location) -> tuple[Manifest, dict[str, bytes]]:
+    manifest = _read_manifest(checkpoint)
     blobs: dict[str, bytes] = {}
     for file, expected in manifest.files.items():
         try:

@@ -47,6 +47,7 @@ def to_device(
     images_seen: int,
     *,
     with_labels: bool,
+    noise_seed: int,
 ) -> TrainBatch:
     """A batch of the stream as networks take it: on the device, in [-1, 1], augmented."""
     config = job.training
@@ -61,6 +62,6 @@ def to_device(
     return TrainBatch(
         images_nchw=images,
         labels_n=labels.to(device, non_blocking=True) if with_labels else None,
-        noise=Noise(config.seed, images_seen, world, config.batch_size, device),
+        noise=Noise(noise_seed, images_seen, world, config.batch_size, device),
         images_seen=images_seen,
     )

@@ -55,11 +55,10 @@ def write(
         (run.samples / f"reconstructions-{stamp}").write_bytes(grid_png(again, columns=COLUMNS))
 
 
-def latest(run: RunFolder) -> bytes | None:
-    """The newest grid or sheet of fakes as PNG."""
-    names = [place for place in run.samples.list() if place.name.startswith("fakes-")]
-    grids = [place for place in names if place.name.endswith(".png")]
-    return grids[-1].read_bytes() if grids else None
+def at_clock(run: RunFolder, images_seen: int) -> bytes | None:
+    """The grid of fakes that was written at this clock, as PNG."""
+    grid = run.samples / f"fakes-{images_seen:012d}.png"
+    return grid.read_bytes() if grid.is_file() else None
 
 
 def sample_grid(network: nn.Module, seed: int, count: int, device: torch.device) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -10,26 +11,31 @@ from typing import Any
 import torch
 from torch import nn
 
-from distgen.core.errors import DataError, PreemptedError, TrainingError
+from distgen.core.errors import PreemptedError
 from distgen.core.seeding import derive
-from distgen.core.storage import Location
 from distgen.core.world import World
 from distgen.data import Batch, has_split, open_shard_set
 from distgen.data.streaming.mixed import open_data
 from distgen.metrics.card import Card, evaluate_card
 from distgen.models import FAMILIES, build_networks
 from distgen.objectives import build_objective
-from distgen.registry.bundle import write_bundle
-from distgen.training import checkpoint, curves, samples
+from distgen.training import checkpoint, curves, gate, samples
 from distgen.training.allocator import keep_freed_memory
 from distgen.training.bad_samples import BadSamples
 from distgen.training.collective import Collective
+from distgen.training.curves import grade_of
+from distgen.training.due import Due, crossed
 from distgen.training.ema import EMA
+from distgen.training.ending import write_ending
 from distgen.training.inputs import open_stream, to_device
 from distgen.training.job import TrainJob
-from distgen.training.meters import Meters, Reading
+from distgen.training.keeper import Keeper
+from distgen.training.ladder import Settings, Verdict, diverged
+from distgen.training.meters import Meters, Reading, Record
+from distgen.training.monitor import Monitor, newest_grades
 from distgen.training.optim import build_optimizers, learning_rate_at, set_learning_rate
 from distgen.training.outcome import Outcome
+from distgen.training.probe import Probe
 from distgen.training.report import write_report
 from distgen.training.run import RunFolder, Tick
 
@@ -67,22 +73,36 @@ class Trainer:
         }
         self.served = self.networks[FAMILIES[job.model.family].served]
         self.ema = EMA(self.served, job.training.ema_half_life)
+        self.keeper = Keeper(self.run, self.collective, job.training.keep)
+        self.settings = Settings.after(len(self.keeper.rollbacks), job.health)
         self.objective = build_objective(
-            job.objective,
+            self.settings.objective(job.objective),
             job.model.family,
             int(self.served.latent_dim),
         )
         self.optimizers = build_optimizers(self.objective.phases, self.networks, job.training)
         self.meters = Meters(device)
+        self.monitor = Monitor(
+            job.health,
+            self.settings,
+            self.run,
+            self.collective,
+            Probe(self.shard_set, job.training.seed, job.data.tolerance),
+            num_classes=self.spec.num_classes,
+            images=job.training.images,
+        )
         self.bad_samples = BadSamples(
             self.run, self.collective, job.data.tolerance, self.pictures.num_samples
         )
         self.images_seen = 0
         self.last_card: Card | None = None
+        self._ends_early = False
         self._stop_wanted = False
         self._look_at = 0
 
-        self._restore()
+        self.images_seen = self.keeper.restore(self.parts)
+        rows = self.run.metrics() if world.is_main else []
+        self.monitor.go_on(newest_grades(rows), self.images_seen, device)
         # Replicated last: wrapping copies rank 0's restored weights to every rank.
         self.replicas = self.collective.replicate(self.networks)
         self.curves = curves.Writer(self.run, self.images_seen) if world.is_main else None
@@ -94,28 +114,35 @@ class Trainer:
             **{f"network-{name}": network for name, network in self.networks.items()},
             **{f"optimizer-{name}": optimizer for name, optimizer in self.optimizers.items()},
             "ema": self.ema,
+            "health": self.monitor,
         }
 
-    def train(self) -> Outcome:
+    def train(self) -> Outcome | None:
         """Train to the job's length, then evaluate and write the bundle.
+
+        Returns:
+            What the run leaves; None where it was rolled back, and a new trainer has to go on.
 
         Raises:
             PreemptedError: A stop was asked for; the checkpoint is written.
-            TrainingError: A loss is no longer a finite number.
+            TrainingError: The run does not get well, or without `health.enabled` a loss is no
+                longer a finite number.
         """
         config = self.job.training
         if self.collective.agree(self._owes_a_card()):
             self._evaluate()
+        self._ends_early = self._should_end()
         with open_stream(
             self.job, self.pictures, self.world, self.images_seen, self.bad_samples.add
         ) as stream:
             batches = iter(stream)
-            while self.images_seen < config.images:
+            while self.images_seen < config.images and not self._ends_early:
                 with self.meters.waiting():
                     batch = next(batches)
                 before = self.images_seen
                 self.step(batch)
-                self._after_step(before)
+                if self._after_step(before):
+                    return None
         return self._finish()
 
     def step(self, batch: Batch) -> None:
@@ -128,9 +155,15 @@ class Trainer:
             self.device,
             self.images_seen,
             with_labels=bool(self.spec.classes),
+            noise_seed=self.settings.noise_seed(config.seed),
         )
         parts = inputs.split(config.accumulate)
-        rate = learning_rate_at(config, self.images_seen)
+        rate = learning_rate_at(config, self.images_seen) * self.settings.learning_rate_factor
+        # Where the learning rate is as good as zero, standing still is no news.
+        after = self.images_seen + config.batch_size
+        due = Due.after(self.images_seen, after, config, self.job.health)
+        measured = due.look and rate > 0.01 * config.learning_rate
+        self.monitor.count(batch.labels_n)
         for phase in self.objective.phases:
             optimizer = self.optimizers[phase.name]
             set_learning_rate(optimizer, rate)
@@ -140,6 +173,7 @@ class Trainer:
                 name: (self.replicas if name in phase.networks else self.networks)[name]
                 for name in self.networks
             }
+            logged: list[dict[str, torch.Tensor]] = []
             for number, part in enumerate(parts, start=1):
                 # Gradients of all parts add up, and are synchronised with the last one's.
                 trained = [networks[name] for name in phase.networks]
@@ -148,9 +182,14 @@ class Trainer:
                         loss, logs = self.objective.loss(phase, networks, part)
                     # Exactly one backward: DDP synchronises gradients once per backward, and
                     # silently leaves those of a second one unsynchronised.
-                    (loss / len(parts)).backward()  # type: ignore[no-untyped-call]
-                self.meters.add(phase.name, logs, weight=1.0 / len(parts))
-            optimizer.step()
+                    gate.backward(loss / len(parts))
+                logged.append(logs)
+            taken = gate.may_step(optimizer, guarded=self.job.health.enabled)
+            with self.monitor.striding(phase.networks, self.networks, measured=measured):
+                gate.step_if(optimizer, taken)
+            record = Record.of(logged, taken)
+            self.meters.add(phase.name, record)
+            self.monitor.add(phase.name, record)
         self.images_seen += config.batch_size
         self.meters.step(config.batch_size)
         self.ema.update(self.served, config.batch_size, self.images_seen)
@@ -160,41 +199,59 @@ class Trainer:
         bf16 = wanted == "bf16" or (wanted == "auto" and self.device.type == "cuda")
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16)
 
-    def _after_step(self, before: int) -> None:
-        config, seen = self.job.training, self.images_seen
-        done = seen >= config.images
-        checkpoint_due = crossed(before, seen, config.checkpoint_every) or done
-        evaluation_due = crossed(before, seen, config.evaluate_every) and not done
-        point_due = crossed(before, seen, config.tick_every) or checkpoint_due or evaluation_due
-        if not point_due and seen < self._look_at:
-            return
-        # A look comes first always: weights are not kept before losses were found finite.
-        stop = self._look(point_due)
+    def _after_step(self, before: int) -> bool:
+        """What is due after a step; True where the run was rolled back, and this trainer ends."""
+        seen = self.images_seen
+        due = Due.after(before, seen, self.job.training, self.job.health)
+        if not (due.point or due.look) and seen < self._look_at:
+            return False
+        stop = self._look(due.point)
         with self.meters.paused():
-            saved = checkpoint_due or stop
-            if saved:
-                self._save()
-            if evaluation_due and not stop:
+            healthy = not self.job.health.enabled
+            if due.look:
+                verdict = self._examine()
+                if verdict.action == "roll back":
+                    return True
+                healthy = verdict.healthy
+            if due.checkpoint or stop:
+                # No roll-back may lead to where a run was stopped by chance: it would go another
+                # way than the same run that was not stopped.
+                self._save(healthy=healthy and due.checkpoint)
+            if due.evaluation and not stop:
                 self._evaluate()
                 stop = bool(self.collective.agree(self._stop_wanted))
-            if stop and not done:
-                if not saved:
-                    self._save()
+                self._ends_early = self._should_end()
+                if self.monitor.is_best(seen) or stop or self._ends_early:
+                    self._save(healthy=healthy)
+            if stop and not due.done:
                 self._stopped()
+        return False
+
+    def _examine(self) -> Verdict:
+        """Look at the run's health, and take the rung of the ladder that this leads to."""
+        verdict = self.monitor.look(
+            self.images_seen, self.served, self._averaged, self.device, self.curves
+        )
+        self.keeper.follow(verdict, self.images_seen, self.monitor)
+        if verdict.action == "roll back" and self.curves is not None:
+            self.curves.close()
+        return verdict
+
+    @property
+    def _averaged(self) -> dict[str, nn.Module]:
+        """All networks that a checkpoint holds."""
+        return {**self.networks, "ema": self.ema.module}
+
+    def _should_end(self) -> bool:
+        return self.monitor.should_end(self.job.training.early_stop)
 
     def _look(self, point_due: bool) -> bool:
         """See how the run goes, draw a point of the curves if one is due; True asks for a stop."""
         reading = self.meters.read(self.collective)
         broken = [name for name, value in reading.losses.items() if not math.isfinite(value)]
-        if broken:
+        if broken and not self.job.health.enabled:
             self._event("diverged", losses=broken)
-            raise TrainingError(
-                f"{', '.join(broken)} is not finite at {self.images_seen:,} images.",
-                where=str(self.run.location),
-                cause="the run diverged, most often by a learning rate that is too high",
-                remedy="lower training.learning_rate and start with --fresh; "
-                "the last checkpoint is from before",
-            )
+            raise diverged(str(self.run.location), broken, self.images_seen)
         self.bad_samples.share()
         stop = bool(self.collective.agree(self._say(reading, point_due)))
         if point_due or stop:
@@ -225,40 +282,19 @@ class Trainer:
             self.curves.tick(tick)
         return stop
 
-    def _save(self) -> None:
-        if self.world.is_main:
-            checkpoint.save(self.run.checkpoints, self.images_seen, self.parts)
-            checkpoint.prune(self.run.checkpoints, self.job.training.keep)
-            self._event("checkpoint")
-        self.collective.barrier()
-
-    def _restore(self) -> None:
-        def damaged(place: Location, error: DataError) -> None:
-            self._event("damaged checkpoint skipped", checkpoint=place.name, cause=error.what)
-
-        self.images_seen = checkpoint.load_latest(self.run.checkpoints, self.parts, damaged)
-        agreed = self.collective.agree(self.images_seen)
-        if agreed != self.images_seen:
-            raise DataError(
-                f"Rank {self.world.rank} would go on from {self.images_seen:,} images, "
-                f"rank 0 from {agreed:,}.",
-                where=str(self.run.checkpoints),
-                cause="nodes see different folders under this name, or one could not read a file",
-                remedy="set storage to a place that all nodes share: a network disk or s3://",
-            )
-        if self.world.is_main:
-            self.run.rewind(self.images_seen)
-            self._event("resumed" if self.images_seen else "started", ranks=self.world.size)
-        # Nobody prunes or writes before all have read.
-        self.collective.barrier()
+    def _save(self, *, healthy: bool) -> None:
+        self.keeper.save(
+            self.images_seen, self.parts, self._averaged, self.monitor, healthy=healthy
+        )
 
     def _stopped(self) -> None:
         self._event("stopped")
+        kept, here = self.keeper.saved_at, self.keeper.saved_at == self.images_seen
         raise PreemptedError(
             f"Stopped at {self.images_seen:,} of {self.job.training.images:,} images; "
-            "the checkpoint is written.",
+            + ("the checkpoint is written." if here else "weights are not finite, and not kept."),
             where=str(self.run.location),
-            remedy="the same command goes on from here",
+            remedy=f"the same command goes on from {'here' if here else f'{kept:,} images'}",
         )
 
     def _owes_a_card(self) -> bool:
@@ -297,6 +333,7 @@ class Trainer:
             on_progress=progress,
         )
         self.last_card = card
+        self.monitor.note_card(grade_of(card, self.images_seen))
         if self.curves is not None:
             samples.write(
                 self.run,
@@ -307,7 +344,8 @@ class Trainer:
                 self.device,
                 self.held_out,
             )
-            self.run.card.write_text(card.model_dump_json(indent=2))
+            for place in (self.run.card, self.run.card_at(self.images_seen)):
+                place.write_text(card.model_dump_json(indent=2))
             self.curves.card(self.images_seen, card)
             self._event("evaluated", headline=headline(card))
             write_report(self.run, self.job)
@@ -315,25 +353,17 @@ class Trainer:
         return card
 
     def _finish(self) -> Outcome:
-        card = self._evaluate()
+        card = self.last_card
+        if card is None or card.images_seen != self.images_seen:
+            card = self._evaluate()
         digest = ""
         if self.curves is not None:
-            self.run.bundle.remove()
-            digest = write_bundle(
-                self.run.bundle,
-                model_config=self.job.model,
-                spec=self.spec,
-                state=self.ema.state_dict(),
-                card=card,
-                samples_png=samples.latest(self.run),
-                name=self.job.name,
-                images_seen=self.images_seen,
+            digest, card = write_ending(
+                self.run, self.job, self.spec, self.ema, self.keeper, card, self.monitor.best
             )
-            self._event("finished", digest=digest)
-            write_report(self.run, self.job)
             self.curves.close()
             done = Tick(
-                stage="done",
+                stage="stopped early" if self._ends_early else "done",
                 images_seen=self.images_seen,
                 images=self.job.training.images,
                 headline=headline(card),
@@ -354,11 +384,6 @@ def train_only(networks: Mapping[str, nn.Module], names: Iterable[str]) -> None:
     wanted = set(names)
     for name, network in networks.items():
         network.requires_grad_(name in wanted)
-
-
-def crossed(before: int, after: int, every: int) -> bool:
-    """Whether a multiple of `every` lies in `(before, after]`."""
-    return after // every > before // every
 
 
 def headline(card: Card | None) -> str:
@@ -385,4 +410,8 @@ def train(
     device = device or torch.device("cpu")
     if device.type == "cpu":
         keep_freed_memory()
-    return Trainer(job, world, device, on_tick).train()
+    while True:
+        outcome = Trainer(job, world, device, on_tick).train()
+        if outcome is not None:
+            return outcome
+        gc.collect()  # a trainer's replicas refer to one another, and the next one needs the memory
