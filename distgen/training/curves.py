@@ -23,6 +23,11 @@ def grade_of(card: Card, images_seen: int) -> Graded:
     )
 
 
+def headline(card: Card | None) -> str:
+    """A card's headline figure in a few characters, such as `FD 21.3`."""
+    return f"{card.headline_name} {card.headline:.4g}" if card else ""
+
+
 class Writer:
     """Rank 0's pen for the curves, positioned at a restored clock."""
 

@@ -1,4 +1,4 @@
-"""A step is taken by all ranks or by none, and only where every gradient is a finite number.
+"""Which weights a step may change, and whether: all ranks take it or none, on finite gradients.
 
 Nothing here asks the device for an answer where there is one to wait for: on CUDA the fused
 optimiser itself reads the flag, as it does for a gradient scaler.
@@ -6,8 +6,17 @@ optimiser itself reads the flag, as it does for a gradient scaler.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def train_only(networks: Mapping[str, nn.Module], names: Iterable[str]) -> None:
+    """Let gradients reach the named networks and no others."""
+    wanted = set(names)
+    for name, network in networks.items():
+        network.requires_grad_(name in wanted)
 
 
 def backward(loss: Tensor) -> None:

@@ -11,7 +11,7 @@ from distgen.data.streaming.augment import augment
 from distgen.data.streaming.bad import OnBad
 from distgen.data.streaming.mixed import Pictures
 from distgen.objectives.base import Noise, TrainBatch
-from distgen.training.job import TrainJob
+from distgen.training.job import TrainingConfig, TrainJob
 
 
 def open_stream(
@@ -65,3 +65,9 @@ def to_device(
         noise=Noise(noise_seed, images_seen, world, config.batch_size, device),
         images_seen=images_seen,
     )
+
+
+def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
+    """A forward pass inside has the precision that the job asks for."""
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)

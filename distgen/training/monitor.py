@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from distgen.data import ShardSet
 from distgen.training.collective import Collective
 from distgen.training.curves import Writer
 from distgen.training.health import History, Sight
+from distgen.training.job import TrainJob
 from distgen.training.ladder import Settings, Verdict, decide
 from distgen.training.meters import Record
 from distgen.training.probe import Probe, Stride, weights_finite
@@ -20,7 +22,6 @@ from distgen.training.run import RunFolder
 from distgen.training.signals import (
     Finding,
     Graded,
-    HealthConfig,
     card_state,
     class_skew,
     clean,
@@ -35,34 +36,30 @@ class Monitor:
     """One rank's part of the watch; a named part of the checkpoint. Verdicts are rank 0's.
 
     Args:
-        config: Thresholds.
+        job: What is trained, and thresholds.
         settings: How much gentler than its job the run is trained.
         run: Where rank 0 tells the story.
         collective: How ranks tell one another.
-        probe: Looks at pictures.
-        num_classes: Of the training pictures; 0 where they have none.
-        images: Length of the run.
+        shard_set: Real pictures to compare with.
     """
 
     def __init__(
         self,
-        config: HealthConfig,
+        job: TrainJob,
         settings: Settings,
         run: RunFolder,
         collective: Collective,
-        probe: Probe,
-        *,
-        num_classes: int,
-        images: int,
+        shard_set: ShardSet,
     ) -> None:
-        self.config = config
+        self.config = job.health
         self.settings = settings
         self.history = History()
         self.cards: list[Graded] = []
         self._run = run
         self._collective = collective
-        self._probe = probe
-        self._images = images
+        self._probe = Probe(shard_set, job.training.seed, job.data.tolerance)
+        self._images = job.training.images
+        num_classes = shard_set.spec.num_classes
         self._steps = 0
         self._names: dict[str, tuple[str, ...]] = {}
         self._sums: dict[str, Tensor] = {}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,15 +18,16 @@ from distgen.data.streaming.mixed import open_data
 from distgen.metrics.card import Card, evaluate_card
 from distgen.models import FAMILIES, build_networks
 from distgen.objectives import build_objective
+from distgen.objectives.base import Phase, TrainBatch
 from distgen.training import checkpoint, curves, gate, samples
 from distgen.training.allocator import keep_freed_memory
 from distgen.training.bad_samples import BadSamples
 from distgen.training.collective import Collective
-from distgen.training.curves import grade_of
-from distgen.training.due import Due, crossed
+from distgen.training.curves import grade_of, headline
+from distgen.training.due import Due
 from distgen.training.ema import EMA
 from distgen.training.ending import write_ending
-from distgen.training.inputs import open_stream, to_device
+from distgen.training.inputs import autocast, open_stream, to_device
 from distgen.training.job import TrainJob
 from distgen.training.keeper import Keeper
 from distgen.training.ladder import Settings, Verdict, diverged
@@ -35,7 +35,6 @@ from distgen.training.meters import Meters, Reading, Record
 from distgen.training.monitor import Monitor, newest_grades
 from distgen.training.optim import build_optimizers, learning_rate_at, set_learning_rate
 from distgen.training.outcome import Outcome
-from distgen.training.probe import Probe
 from distgen.training.report import write_report
 from distgen.training.run import RunFolder, Tick
 
@@ -82,15 +81,7 @@ class Trainer:
         )
         self.optimizers = build_optimizers(self.objective.phases, self.networks, job.training)
         self.meters = Meters(device)
-        self.monitor = Monitor(
-            job.health,
-            self.settings,
-            self.run,
-            self.collective,
-            Probe(self.shard_set, job.training.seed, job.data.tolerance),
-            num_classes=self.spec.num_classes,
-            images=job.training.images,
-        )
+        self.monitor = Monitor(job, self.settings, self.run, self.collective, self.shard_set)
         self.bad_samples = BadSamples(
             self.run, self.collective, job.data.tolerance, self.pictures.num_samples
         )
@@ -165,39 +156,40 @@ class Trainer:
         measured = due.look and rate > 0.01 * config.learning_rate
         self.monitor.count(batch.labels_n)
         for phase in self.objective.phases:
-            optimizer = self.optimizers[phase.name]
-            set_learning_rate(optimizer, rate)
-            optimizer.zero_grad(set_to_none=True)
-            train_only(self.networks, phase.networks)
-            networks = {
-                name: (self.replicas if name in phase.networks else self.networks)[name]
-                for name in self.networks
-            }
-            logged: list[dict[str, torch.Tensor]] = []
-            for number, part in enumerate(parts, start=1):
-                # Gradients of all parts add up, and are synchronised with the last one's.
-                trained = [networks[name] for name in phase.networks]
-                with self.collective.apart(trained, unsynchronised=number < len(parts)):
-                    with self._precision():
-                        loss, logs = self.objective.loss(phase, networks, part)
-                    # Exactly one backward: DDP synchronises gradients once per backward, and
-                    # silently leaves those of a second one unsynchronised.
-                    gate.backward(loss / len(parts))
-                logged.append(logs)
-            taken = gate.may_step(optimizer, guarded=self.job.health.enabled)
-            with self.monitor.striding(phase.networks, self.networks, measured=measured):
-                gate.step_if(optimizer, taken)
-            record = Record.of(logged, taken)
-            self.meters.add(phase.name, record)
-            self.monitor.add(phase.name, record)
-        self.images_seen += config.batch_size
+            self._take_phase(phase, parts, rate, measured=measured)
+        self.images_seen = after
         self.meters.step(config.batch_size)
         self.ema.update(self.served, config.batch_size, self.images_seen)
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        wanted = self.job.training.precision
-        bf16 = wanted == "bf16" or (wanted == "auto" and self.device.type == "cuda")
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16)
+    def _take_phase(
+        self, phase: Phase, parts: Sequence[TrainBatch], rate: float, *, measured: bool
+    ) -> None:
+        """One optimiser step, unless its gradients are not finite; of none of the ranks then."""
+        optimizer = self.optimizers[phase.name]
+        set_learning_rate(optimizer, rate)
+        optimizer.zero_grad(set_to_none=True)
+        gate.train_only(self.networks, phase.networks)
+        networks = {
+            name: (self.replicas if name in phase.networks else self.networks)[name]
+            for name in self.networks
+        }
+        logged: list[dict[str, torch.Tensor]] = []
+        for number, part in enumerate(parts, start=1):
+            # Gradients of all parts add up, and are synchronised with the last one's.
+            trained = [networks[name] for name in phase.networks]
+            with self.collective.apart(trained, unsynchronised=number < len(parts)):
+                with autocast(self.job.training, self.device):
+                    loss, logs = self.objective.loss(phase, networks, part)
+                # Exactly one backward: DDP synchronises gradients once per backward, and
+                # silently leaves those of a second one unsynchronised.
+                gate.backward(loss / len(parts))
+            logged.append(logs)
+        taken = gate.may_step(optimizer, guarded=self.job.health.enabled)
+        with self.monitor.striding(phase.networks, self.networks, measured=measured):
+            gate.step_if(optimizer, taken)
+        record = Record.of(logged, taken)
+        self.meters.add(phase.name, record)
+        self.monitor.add(phase.name, record)
 
     def _after_step(self, before: int) -> bool:
         """What is due after a step; True where the run was rolled back, and this trainer ends."""
@@ -300,11 +292,8 @@ class Trainer:
     def _owes_a_card(self) -> bool:
         """Whether a stop or a fault came between the restored checkpoint and its evaluation."""
         config, seen = self.job.training, self.images_seen
-        before = seen - config.batch_size
-        if before < 0 or seen >= config.images or not crossed(before, seen, config.evaluate_every):
-            return False
-        rows = self.run.metrics() if self.world.is_main else []
-        return not any(row["stage"] == "card" and row["images_seen"] == seen for row in rows)
+        due = Due.after(max(0, seen - config.batch_size), seen, config, self.job.health)
+        return due.evaluation and not any(c.images_seen == seen for c in self.monitor.cards)
 
     def _evaluate(self) -> Card:
         def progress(detail: str) -> None:
@@ -377,18 +366,6 @@ class Trainer:
     def _event(self, kind: str, **facts: Any) -> None:
         if self.world.is_main:
             self.run.event(kind, self.images_seen, **facts)
-
-
-def train_only(networks: Mapping[str, nn.Module], names: Iterable[str]) -> None:
-    """Let gradients reach the named networks and no others."""
-    wanted = set(names)
-    for name, network in networks.items():
-        network.requires_grad_(name in wanted)
-
-
-def headline(card: Card | None) -> str:
-    """A card's headline figure in a few characters, such as `FD 21.3`."""
-    return f"{card.headline_name} {card.headline:.4g}" if card else ""
 
 
 def train(
