@@ -22,9 +22,7 @@ class Due:
     """A look at the run's health: always where weights are kept or measured, too."""
 
     @classmethod
-    def after(
-        cls, before: int, seen: int, config: TrainingConfig, health: HealthConfig
-    ) -> Due:
+    def after(cls, before: int, seen: int, config: TrainingConfig, health: HealthConfig) -> Due:
         """What is due after a step that took the clock from `before` to `seen`."""
         done = seen >= config.images
         checkpoint = done or crossed(before, seen, config.checkpoint_every)

@@ -69,6 +69,8 @@ def write_ending(
             best=best.headline if best else None,
             best_at=best.images_seen if best else None,
         )
-    run.event("finished", seen, digest=digest, **({"weights_of": made_at} if made_at != seen else {}))
+    run.event(
+        "finished", seen, digest=digest, **({"weights_of": made_at} if made_at != seen else {})
+    )
     write_report(run, job)
     return digest, card

@@ -126,8 +126,11 @@ class History:
         ]
         if sight.glance is not None:
             diversities, distances = self.series["diversity"], self.series["distance"]
+            explicit = "model/kl" in self.series
             found += [
-                mode_collapse(diversities, self.best_diversity, config, late=late),
+                mode_collapse(
+                    diversities, self.best_diversity, config, late=late, grave=not explicit
+                ),
                 picture_divergence(distances, self.best_distance, config, late=late),
             ]
         return [finding for finding in found if finding is not None]

@@ -93,9 +93,7 @@ class Keeper:
         """
 
         def damaged(place: checkpoint.Location, error: DataError) -> None:
-            self._event(
-                "damaged checkpoint skipped", 0, checkpoint=place.name, cause=error.what
-            )
+            self._event("damaged checkpoint skipped", 0, checkpoint=place.name, cause=error.what)
 
         def counts(manifest: Manifest) -> bool:
             return still_counts(manifest, self.rollbacks)

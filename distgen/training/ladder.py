@@ -113,9 +113,7 @@ def still_counts(manifest: Manifest, rollbacks: Sequence[RollBack]) -> bool:
     return all(manifest.images_seen <= rollback.to for rollback in later)
 
 
-def choose_target(
-    manifests: Sequence[Manifest], rollbacks: Sequence[RollBack], onset: int
-) -> int:
+def choose_target(manifests: Sequence[Manifest], rollbacks: Sequence[RollBack], onset: int) -> int:
     """The clock to return to: of the newest healthy checkpoint from before trouble began.
 
     A second return without a healthy checkpoint in between goes one further back, for the first
@@ -181,7 +179,9 @@ def diverged(run: str, losses: Sequence[str], images_seen: int) -> TrainingError
     )
 
 
-def gave_up(run: str, images_seen: int, cause: Finding, rollbacks: Sequence[RollBack]) -> TrainingError:
+def gave_up(
+    run: str, images_seen: int, cause: Finding, rollbacks: Sequence[RollBack]
+) -> TrainingError:
     """The error of a run that three gentler beginnings did not cure."""
     what, remedy = meaning(cause.signal)
     story = "; ".join(f"{r.signal} at {r.at:,}, back to {r.to:,}" for r in rollbacks)

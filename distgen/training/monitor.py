@@ -108,7 +108,7 @@ class Monitor:
         device: torch.device,
         curves: Writer | None,
     ) -> Verdict:
-        """See how the run is. Collective; on other ranks than 0 the verdict has its action alone."""
+        """See how the run is. Collective; verdicts of ranks other than 0 hold no findings."""
         means, skipped, classes = self._gather()
         verdict = Verdict("go on", ())
         if self._collective.world.is_main:
@@ -208,7 +208,8 @@ class Monitor:
     def _judge(self, sight: Sight, skipped: Mapping[str, int]) -> Verdict:
         for phase, steps in skipped.items():
             if steps:
-                self._tell("step skipped", sight, Finding(f"steps not finite: {phase}", steps, 0, 1))
+                found = Finding(f"step not finite: {phase}", steps, 0, 1, patience=1)
+                self._tell("step skipped", sight, found)
         self.history.observe(sight, self.config)
         findings = self.history.findings(sight, self.cards, self.config, self._images)
         new = self.history.conclude(sight, findings)

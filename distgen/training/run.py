@@ -116,7 +116,7 @@ class RunFolder:
         return parse(TrainJob, parse_yaml(text, str(self.job_file)), str(self.job_file))
 
     def is_finished(self, images: int, early_stop: EarlyStopConfig | None = None) -> bool:
-        """Whether the run has reached `images`, or ended early as it should; its bundle is whole."""
+        """Whether the run has reached `images`, or its early end, and left a whole bundle."""
         if not (self.bundle / "manifest.json").is_file():
             return False
         end = self.end()

@@ -75,10 +75,10 @@ class Finding:
     threshold: float
     streak: int
     """Looks in a row for which it has been so."""
+    patience: int
+    """Looks in a row that make it more than chance."""
     grave: bool = True
     """Whether the ladder may roll back for it; others are only told."""
-    patience: int = 3
-    """Looks in a row that make it more than chance."""
 
     @property
     def raised(self) -> bool:
@@ -87,6 +87,10 @@ class Finding:
 
 
 MEANING = {
+    "step not finite": (
+        "gradients of single steps were not finite numbers, and no rank took these steps",
+        "distgen data verify finds damaged pictures; lower training.learning_rate if many come",
+    ),
     "steps not finite": (
         "losses or gradients are not finite numbers, step after step",
         "lower training.learning_rate, or train with training.precision=fp32",
@@ -160,6 +164,20 @@ def streak(values: Sequence[float], beyond: Callable[[float], bool]) -> int:
     return count
 
 
+def _above(
+    signal: str, values: Sequence[float], limit: float, config: HealthConfig, *, grave: bool = True
+) -> Finding | None:
+    count = streak(values, lambda value: value > limit)
+    return Finding(signal, values[-1], limit, count, config.patience, grave) if count else None
+
+
+def _below(
+    signal: str, values: Sequence[float], limit: float, config: HealthConfig, *, grave: bool = True
+) -> Finding | None:
+    count = streak(values, lambda value: value < limit)
+    return Finding(signal, values[-1], limit, count, config.patience, grave) if count else None
+
+
 def loss_limit(losses: Sequence[float], spreads: float) -> float:
     """What a loss should not exceed: its median and so many robust spreads.
 
@@ -178,12 +196,16 @@ def loss_divergence(name: str, losses: Sequence[float], config: HealthConfig) ->
     if len(usual) < _ENOUGH:
         return None
     limit = loss_limit(usual, config.loss_spike)
-    count = streak(losses[-config.patience :], lambda loss: loss > limit)
-    return Finding(f"loss diverges: {name}", losses[-1], limit, count, config.patience) if count else None
+    return _above(f"loss diverges: {name}", losses[-config.patience :], limit, config)
 
 
 def mode_collapse(
-    diversities: Sequence[float], best: float, config: HealthConfig, *, late: bool
+    diversities: Sequence[float],
+    best: float,
+    config: HealthConfig,
+    *,
+    late: bool,
+    grave: bool = True,
 ) -> Finding | None:
     """Generated pictures that resemble one another, once they did not or should not any more.
 
@@ -192,12 +214,12 @@ def mode_collapse(
         best: The run's largest.
         config: Thresholds.
         late: Whether a run of this length should have learnt to draw different pictures.
+        grave: Whether it is a fault. A likelihood model whose decoder needs no latents draws the
+            same mean each time, and may be right.
     """
-    limit = config.least_diversity
-    if not (late or best > 5.0 * limit):
+    if not (late or best > 5.0 * config.least_diversity):
         return None
-    count = streak(diversities, lambda value: value < limit)
-    return Finding("mode collapse", diversities[-1], limit, count, config.patience) if count else None
+    return _below("mode collapse", diversities, config.least_diversity, config, grave=grave)
 
 
 def picture_divergence(
@@ -208,61 +230,39 @@ def picture_divergence(
     The distance is relative to the variance of real pictures (see `probe.quick_distance`): always
     the same grey has 1, always the same real picture about 2.
     """
-    if len(distances) < config.patience:
-        return None
     limit = max(config.worse_distance * best, best + 0.75)
-    if late:
-        limit = min(limit, 1.5)
-    count = streak(distances, lambda value: value > limit)
-    return Finding("pictures diverge", distances[-1], limit, count, config.patience) if count else None
+    return _above("pictures diverge", distances, min(limit, 1.5) if late else limit, config)
 
 
 def discriminator_state(
     series: Mapping[str, Sequence[float]], config: HealthConfig
-) -> list[Finding]:
+) -> list[Finding | None]:
     """Saturation and explosion, where there is a discriminator; neither is a fault by itself."""
-    found = []
-    adversarial = series.get("discriminator/adversarial", ())
-    if count := streak(adversarial, lambda loss: abs(loss) < config.saturated_loss):
-        found.append(
-            Finding(
-                "discriminator saturated",
-                adversarial[-1],
-                config.saturated_loss,
-                count,
-                config.patience,
-                grave=False,
-            )
-        )
-    for name in ("real_score", "fake_score"):
-        scores = series.get(f"discriminator/{name}", ())
-        if count := streak(scores, lambda score: abs(score) > config.largest_score):
-            found.append(
-                Finding(
-                    f"scores explode: {name}", scores[-1], config.largest_score, count, grave=False
-                )
-            )
-    return found
+    sizes = {
+        name: [abs(value) for value in series.get(f"discriminator/{name}", ())]
+        for name in ("adversarial", "real_score", "fake_score")
+    }
+    adversarial = sizes.pop("adversarial")
+    return [
+        _below("discriminator saturated", adversarial, config.saturated_loss, config, grave=False),
+        *(
+            _above(f"scores explode: {name}", scores, config.largest_score, config, grave=False)
+            for name, scores in sizes.items()
+        ),
+    ]
 
 
 def update_state(name: str, ratios: Sequence[float], config: HealthConfig) -> Finding | None:
     """A network that stands still or jumps, by the length of its steps over that of its weights."""
     if count := streak(ratios, lambda ratio: ratio == 0.0):
-        return Finding(f"network stands still: {name}", 0.0, 0.0, count, config.patience, grave=False)
-    if count := streak(ratios, lambda ratio: ratio > config.largest_update):
-        value = ratios[-1]
-        return Finding(f"steps too long: {name}", value, config.largest_update, count, config.patience, grave=False)
-    return None
+        signal = f"network stands still: {name}"
+        return Finding(signal, 0.0, 0.0, count, config.patience, grave=False)
+    return _above(f"steps too long: {name}", ratios, config.largest_update, config, grave=False)
 
 
-def posterior_collapse(
-    kls: Sequence[float], config: HealthConfig, *, late: bool
-) -> Finding | None:
+def posterior_collapse(kls: Sequence[float], config: HealthConfig, *, late: bool) -> Finding | None:
     """A KL of nothing, late in a run. A strong decoder may rightly want it, so only a warning."""
-    count = streak(kls, lambda kl: kl < config.least_kl) if late else 0
-    if not count:
-        return None
-    return Finding("posterior collapse", kls[-1], config.least_kl, count, config.patience, grave=False)
+    return _below("posterior collapse", kls if late else (), config.least_kl, config, grave=False)
 
 
 def class_skew(counts_c: np.ndarray, usual_c: np.ndarray) -> float:
