@@ -19,6 +19,8 @@ WINDOW = 48
 """Values of a series that are remembered."""
 _ENOUGH = 8
 """Values from which a series has a usual level."""
+_LEARNING_IMAGES = 10_000
+"""Images that every model may take to learn anything."""
 _CARDS = 2
 """Quality cards in a row that are not chance."""
 
@@ -321,8 +323,8 @@ def card_state(cards: Sequence[Graded], config: HealthConfig) -> list[Finding]:
 
 
 def is_late(looks: int, images_seen: int, images: int) -> bool:
-    """Whether a run has had the time to learn something: a quarter of it, and some looks."""
-    return looks >= 20 and images_seen >= 0.25 * images
+    """Whether a run should have learnt something: a quarter of it is over, and enough by itself."""
+    return looks >= 20 and images_seen >= max(0.25 * images, _LEARNING_IMAGES)
 
 
 def clean(value: float) -> float:
