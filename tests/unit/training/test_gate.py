@@ -81,7 +81,7 @@ def test_without_the_guard_every_step_is_taken():
 
 
 def test_weights_without_a_gradient_forbid_nothing():
-    network, optimizer = network_and_optimizer()
+    _, optimizer = network_and_optimizer()
     optimizer.zero_grad(set_to_none=True)
     assert gate.may_step(optimizer, guarded=True)
 
