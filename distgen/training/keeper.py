@@ -9,6 +9,7 @@ from typing import NoReturn
 from torch import nn
 
 from distgen.core.errors import DataError, TrainingError
+from distgen.core.storage import Location
 from distgen.training import checkpoint
 from distgen.training.checkpoint import Manifest, Part
 from distgen.training.collective import Collective
@@ -92,7 +93,7 @@ class Keeper:
             DataError: Ranks find different checkpoints, or none of them can be used.
         """
 
-        def damaged(place: checkpoint.Location, error: DataError) -> None:
+        def damaged(place: Location, error: DataError) -> None:
             self._event("damaged checkpoint skipped", 0, checkpoint=place.name, cause=error.what)
 
         def counts(manifest: Manifest) -> bool:

@@ -15,7 +15,7 @@ from distgen.training.collective import Collective
 from distgen.training.curves import Writer
 from distgen.training.health import History, Sight
 from distgen.training.job import TrainJob
-from distgen.training.ladder import Settings, Verdict, decide
+from distgen.training.ladder import Action, Settings, Verdict, decide
 from distgen.training.meters import Record
 from distgen.training.probe import Probe, Stride, weights_finite
 from distgen.training.run import RunFolder
@@ -29,7 +29,7 @@ from distgen.training.signals import (
 )
 from distgen.training.stopping import EarlyStopConfig, best_card, should_stop
 
-_ACTIONS = ("go on", "warn", "roll back", "give up")
+_ACTIONS: tuple[Action, ...] = ("go on", "warn", "roll back", "give up")
 
 
 class Monitor:

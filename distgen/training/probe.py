@@ -183,7 +183,8 @@ class Probe:
 def length(weights: Iterable[Tensor]) -> Tensor:
     """Euclidean length of all weights together: a scalar on their device."""
     norms = torch._foreach_norm([weight.float() for weight in weights])
-    return torch.stack(list(norms)).norm()
+    total: Tensor = torch.stack(list(norms)).norm()
+    return total
 
 
 @torch.no_grad()
