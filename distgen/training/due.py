@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from distgen.training.job import TrainingConfig
 from distgen.training.signals import HealthConfig
 
+_STEPS = 16
+"""Steps between two looks, at least: one costs some tenth of a step."""
+
 
 @dataclass(frozen=True)
 class Due:
@@ -28,13 +31,13 @@ class Due:
         checkpoint = done or crossed(before, seen, config.checkpoint_every)
         evaluation = crossed(before, seen, config.evaluate_every) and not done
         kept = checkpoint or evaluation
+        look_every = health.every or max(config.tick_every, _STEPS * config.batch_size)
         return cls(
             done=done,
             checkpoint=checkpoint,
             evaluation=evaluation,
             point=kept or crossed(before, seen, config.tick_every),
-            look=health.enabled
-            and (kept or crossed(before, seen, health.every or config.tick_every)),
+            look=health.enabled and (kept or crossed(before, seen, look_every)),
         )
 
 

@@ -90,7 +90,13 @@ class History:
         return self.one_sided_at >= 0 and self.looks - self.one_sided_at <= _AFTERMATH
 
     def findings(
-        self, sight: Sight, cards: Sequence[Graded], config: HealthConfig, images: int
+        self,
+        sight: Sight,
+        cards: Sequence[Graded],
+        config: HealthConfig,
+        images: int,
+        *,
+        penalised: bool = True,
     ) -> list[Finding]:
         """Everything beyond its threshold at the look that was observed last.
 
@@ -99,6 +105,7 @@ class History:
             cards: The run's quality cards, oldest first.
             config: Thresholds.
             images: Length of the run.
+            penalised: Whether the objective has a gradient penalty, if it has a discriminator.
         """
         late = is_late(self.looks, sight.images_seen, images)
         found = [
@@ -119,7 +126,7 @@ class History:
                 for name, ratios in self.series.items()
                 if name.startswith("update/")
             ),
-            *discriminator_state(self.series, config),
+            *discriminator_state(self.series, config, penalised=penalised),
             posterior_collapse(self.series.get("model/kl", ()), config, late=late),
             self._one_sided_now(sight, config),
             *card_state(cards, config),

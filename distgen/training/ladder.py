@@ -168,6 +168,12 @@ class Settings:
         return asdict(self)
 
 
+def penalised(objective: Config) -> bool:
+    """Whether an objective weighs a gradient penalty, or knows of none."""
+    weights = [getattr(objective, name) for name in PENALTIES if hasattr(objective, name)]
+    return not weights or any(weight > 0 for weight in weights)
+
+
 def diverged(run: str, losses: Sequence[str], images_seen: int) -> TrainingError:
     """The error of an unwatched run whose losses are not finite."""
     return TrainingError(

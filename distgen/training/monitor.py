@@ -15,7 +15,7 @@ from distgen.training.collective import Collective
 from distgen.training.curves import Writer
 from distgen.training.health import History, Sight
 from distgen.training.job import TrainJob
-from distgen.training.ladder import Action, Settings, Verdict, decide
+from distgen.training.ladder import Action, Settings, Verdict, decide, penalised
 from distgen.training.meters import Record
 from distgen.training.probe import Probe, Stride, weights_finite
 from distgen.training.run import RunFolder
@@ -59,6 +59,7 @@ class Monitor:
         self._collective = collective
         self._probe = Probe(shard_set, job.training.seed, job.data.tolerance)
         self._images = job.training.images
+        self._penalised = penalised(settings.objective(job.objective))
         num_classes = shard_set.spec.num_classes
         self._steps = 0
         self._names: dict[str, tuple[str, ...]] = {}
@@ -211,7 +212,9 @@ class Monitor:
                 found = Finding(f"step not finite: {phase}", steps, 0, 1, patience=1)
                 self._tell("step skipped", sight, found)
         self.history.observe(sight, self.config)
-        findings = self.history.findings(sight, self.cards, self.config, self._images)
+        findings = self.history.findings(
+            sight, self.cards, self.config, self._images, penalised=self._penalised
+        )
         new = self.history.conclude(sight, findings)
         verdict = decide(
             findings, self.settings.rollbacks, self.config, one_sided=self.history.one_sided

@@ -32,7 +32,8 @@ class HealthConfig(Config):
     """Whether steps that are not finite are skipped, signals are looked at and runs rolled back;
     without it, a loss that is not finite ends the run."""
     every: PositiveInt | None = None
-    """Images between two looks at the signals; by default those between points of the curves."""
+    """Images between two looks at the signals; by default those between points of the curves, and
+    of 16 steps at least."""
     patience: PositiveInt = 3
     """Looks in a row that must agree before anything is said or done."""
     stuck_steps: PositiveInt = 5
@@ -44,7 +45,9 @@ class HealthConfig(Config):
     worse_distance: float = Field(default=5.0, gt=1.0)
     """Quick distance to real pictures, over the run's best so far, that is too far."""
     saturated_loss: NonNegativeFloat = 1e-3
-    """Adversarial loss below which a discriminator has nothing left to learn from."""
+    """Adversarial loss below which a discriminator has nothing left to teach; only a warning."""
+    saturated_unpenalised: NonNegativeFloat = 0.05
+    """The same where no gradient penalty holds it back; the ladder then gives it one."""
     largest_score: PositiveFloat = 1e4
     """Mean score of a discriminator, either sign, that is too large."""
     largest_update: PositiveFloat = 0.5
@@ -63,7 +66,7 @@ class HealthConfig(Config):
     """What the learning rate is multiplied by at each roll-back."""
     penalty_factor: float = Field(default=2.0, ge=1.0)
     """What the weights of gradient penalties are multiplied by at each roll-back."""
-    penalty_floor: NonNegativeFloat = 0.1
+    penalty_floor: NonNegativeFloat = 0.3
     """The least weight of a gradient penalty after the first roll-back."""
 
 
@@ -237,16 +240,26 @@ def picture_divergence(
 
 
 def discriminator_state(
-    series: Mapping[str, Sequence[float]], config: HealthConfig
+    series: Mapping[str, Sequence[float]], config: HealthConfig, *, penalised: bool = True
 ) -> list[Finding | None]:
-    """Saturation and explosion, where there is a discriminator; neither is a fault by itself."""
+    """Saturation and explosion, where there is a discriminator.
+
+    Neither is a fault by itself, but a discriminator without any gradient penalty that wins goes
+    on to win by more, until it teaches nothing (Mescheder et al. 2018).
+    """
     sizes = {
         name: [abs(value) for value in series.get(f"discriminator/{name}", ())]
         for name in ("adversarial", "real_score", "fake_score")
     }
     adversarial = sizes.pop("adversarial")
     return [
-        _below("discriminator saturated", adversarial, config.saturated_loss, config, grave=False),
+        _below(
+            "discriminator saturated",
+            adversarial,
+            config.saturated_loss if penalised else config.saturated_unpenalised,
+            config,
+            grave=not penalised,
+        ),
         *(
             _above(f"scores explode: {name}", scores, config.largest_score, config, grave=False)
             for name, scores in sizes.items()

@@ -72,7 +72,8 @@ def before_each_step(hook):
 
 
 def with_health(job, **health):
-    return job.model_copy(update={"health": HealthConfig(**health)})
+    """The job, looked at after every step where nothing else is said."""
+    return job.model_copy(update={"health": HealthConfig(**{"every": 32, **health})})
 
 
 def events(run, *kinds):
@@ -94,7 +95,7 @@ def all_finite(run):
 
 @pytest.mark.parametrize("family", ["gan", "vae", "rvae"])
 def test_a_healthy_run_is_the_same_bit_for_bit_with_and_without_health(family, make_job, start):
-    watched = start(make_job(family, "watched", evaluate_every=160))
+    watched = start(with_health(make_job(family, "watched", evaluate_every=160)))
     unwatched = start(with_health(make_job(family, "unwatched", evaluate_every=160), enabled=False))
     for run in (watched, unwatched):
         train(run.job())
@@ -110,7 +111,7 @@ def test_a_healthy_run_is_the_same_bit_for_bit_with_and_without_health(family, m
 
 @pytest.mark.parametrize("family", ["gan", "vae"])
 def test_a_bad_batch_costs_its_step_and_nothing_else(family, make_job, start):
-    run = start(make_job(family))
+    run = start(with_health(make_job(family)))
     seen = {}
 
     def note(one):
@@ -210,7 +211,7 @@ def whiten(one):
 
 
 def test_pictures_that_become_all_the_same_lead_back_to_before_they_did(make_job, start):
-    run = start(make_job("gan", images=640))
+    run = start(with_health(make_job("gan", images=640)))
     with before_each_step(whiten):
         assert train(run.job()).images_seen == 640
     (back,) = events(run, "rolled back")

@@ -12,6 +12,7 @@ from distgen.training.ladder import (
     choose_target,
     decide,
     gave_up,
+    penalised,
     still_counts,
 )
 from distgen.training.signals import Finding, HealthConfig
@@ -121,6 +122,13 @@ def test_before_the_first_rollback_settings_are_those_of_the_job(config):
     assert same.objective(config) == config
     assert same.learning_rate_factor == 1.0
     assert same.noise_seed(42) == 42
+
+
+def test_an_objective_without_any_penalty_is_known():
+    assert penalised(RelativisticConfig(r1=0.3, r2=0.0))
+    assert not penalised(RelativisticConfig(r1=0.0, r2=0.0))
+    assert penalised(WassersteinConfig())
+    assert penalised(ELBOConfig()), "it has no discriminator"
 
 
 def test_objectives_without_penalties_stay_as_they_are_and_noise_is_new():

@@ -128,6 +128,14 @@ def test_a_discriminator_that_wins_without_effort_is_told_and_no_more():
     assert found(discriminator_state({}, CONFIG)) == []
 
 
+def test_a_discriminator_that_wins_with_no_penalty_to_hold_it_is_grave():
+    series = {"discriminator/adversarial": [0.5, 0.2, *[0.03] * PATIENCE]}
+    assert found(discriminator_state(series, CONFIG, penalised=True)) == []
+    (finding,) = [f for f in discriminator_state(series, CONFIG, penalised=False) if f]
+    assert finding.raised
+    assert finding.grave
+
+
 def test_a_network_that_stands_still_or_jumps_is_told():
     assert update_state("generator", [0.01, 0.0], CONFIG).streak == 1
     assert update_state("generator", [0.01, *[0.0] * PATIENCE], CONFIG).raised
