@@ -89,6 +89,15 @@ class History:
         """Whether pictures of one class may still show in what the model makes."""
         return self.one_sided_at >= 0 and self.looks - self.one_sided_at <= _AFTERMATH
 
+    @property
+    def standing_still(self) -> set[str]:
+        """Networks whose weights the last measured step did not change at all."""
+        return {
+            name.removeprefix("update/")
+            for name, ratios in self.series.items()
+            if name.startswith("update/") and ratios[-1] == 0.0
+        }
+
     def findings(
         self,
         sight: Sight,

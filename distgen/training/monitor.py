@@ -61,7 +61,8 @@ class Monitor:
         self._images = job.training.images
         self._penalised = penalised(settings.objective(job.objective))
         num_classes = shard_set.spec.num_classes
-        self._steps = 0
+        self._still: frozenset[str] = frozenset()
+        self._steps: dict[str, int] = {}
         self._names: dict[str, tuple[str, ...]] = {}
         self._sums: dict[str, Tensor] = {}
         self._stuck: dict[str, Tensor] = {}
@@ -73,6 +74,7 @@ class Monitor:
         """Take in one phase of one step; nothing is copied to the host."""
         if not self.config.enabled:
             return
+        self._steps[phase] = self._steps.get(phase, 0) + 1
         values = record.values.double()
         skipped = 1.0 - values[0]
         if phase in self._sums:
@@ -83,18 +85,30 @@ class Monitor:
             self._sums[phase], self._stuck[phase] = values, skipped
 
     def count(self, labels_n: np.ndarray) -> None:
-        """Count one step and the classes of its pictures."""
-        self._steps += 1
+        """Count the classes of one step's pictures."""
         if len(self._classes):
             known = labels_n[(labels_n >= 0) & (labels_n < len(self._classes))]
             self._classes += np.bincount(known, minlength=len(self._classes))
 
+    def pauses(self, names: Sequence[str]) -> bool:
+        """Whether the phase that trains these networks has to wait for others that stand still.
+
+        Networks that are trained against one another must not part: one that goes on alone learns
+        to beat an opponent that does not answer.
+        """
+        return bool(self._still) and self._still.isdisjoint(names)
+
     @contextmanager
     def striding(
-        self, names: Sequence[str], networks: Mapping[str, nn.Module], *, measured: bool
+        self,
+        names: Sequence[str],
+        networks: Mapping[str, nn.Module],
+        taken: Tensor,
+        *,
+        measured: bool,
     ) -> Iterator[None]:
         """Around an optimiser's step on the named networks; how far it goes may be measured."""
-        if not (measured and self._collective.world.is_main):
+        if not (measured and self._collective.world.is_main and taken):
             yield
             return
         stride = Stride({name: networks[name] for name in names})
@@ -129,6 +143,8 @@ class Monitor:
                 self._usual_classes += classes
             if curves is not None:
                 curves.health(images_seen, sight.figures())
+        still = sorted(self.history.standing_still) if self._collective.world.is_main else []
+        self._still = frozenset(self._collective.gather_list(still))
         self._updates = {}
         self._reset()
         code = self._collective.agree(_ACTIONS.index(verdict.action))
@@ -172,7 +188,7 @@ class Monitor:
         return {
             "settings": self.settings.facts(),
             "history": self.history.state_dict(),
-            "steps": self._steps,
+            "steps": dict(self._steps),
             "names": {phase: list(names) for phase, names in self._names.items()},
             "sums": dict(self._sums),
             "stuck": dict(self._stuck),
@@ -184,7 +200,8 @@ class Monitor:
         """Become what `state_dict` said; sums are rank 0's, and settings those of this start."""
         main = self._collective.world.is_main
         self.history.load_state_dict(state["history"])
-        self._steps = int(state["steps"])
+        self._still = frozenset(self.history.standing_still)
+        self._steps = dict(state["steps"])
         self._names = {phase: tuple(names) for phase, names in state["names"].items()}
         self._sums = {k: v if main else torch.zeros_like(v) for k, v in state["sums"].items()}
         self._stuck = dict(state["stuck"])
@@ -231,7 +248,7 @@ class Monitor:
             signal=finding.signal,
             value=clean(finding.value),
             threshold=clean(finding.threshold),
-            action="skipped" if event == "step skipped" else "warned",
+            action=action_on(event, finding.signal),
             meaning=meaning(finding.signal)[0],
         )
 
@@ -244,7 +261,7 @@ class Monitor:
         for phase, names in self._names.items():
             taken, *sums = total[: 1 + len(names)].tolist()
             total = total[1 + len(names) :]
-            skipped[phase] = self._steps - round(taken / size)
+            skipped[phase] = self._steps.get(phase, 0) - round(taken / size)
             if taken:
                 means |= {f"{phase}/{n}": s / taken for n, s in zip(names, sums, strict=True)}
         return means, skipped, total.numpy()
@@ -254,10 +271,17 @@ class Monitor:
         return torch.cat([*sums, torch.from_numpy(self._classes)])
 
     def _reset(self) -> None:
-        self._steps = 0
+        self._steps = {}
         for values in self._sums.values():
             values.zero_()
         self._classes = np.zeros_like(self._classes)
+
+
+def action_on(event: str, signal: str) -> str:
+    """What was done, in words."""
+    if event == "step skipped":
+        return "skipped"
+    return "warned; others wait" if signal.startswith("network stands still") else "warned"
 
 
 def newest_grades(rows: Sequence[Mapping[str, Any]]) -> list[Graded]:

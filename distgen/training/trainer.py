@@ -156,7 +156,8 @@ class Trainer:
         measured = due.look and rate > 0.01 * config.learning_rate
         self.monitor.count(batch.labels_n)
         for phase in self.objective.phases:
-            self._take_phase(phase, parts, rate, measured=measured)
+            if not self.monitor.pauses(phase.networks):
+                self._take_phase(phase, parts, rate, measured=measured)
         self.images_seen = after
         self.meters.step(config.batch_size)
         self.ema.update(self.served, config.batch_size, self.images_seen)
@@ -185,7 +186,7 @@ class Trainer:
                 gate.backward(loss / len(parts))
             logged.append(logs)
         taken = gate.may_step(optimizer, guarded=self.job.health.enabled)
-        with self.monitor.striding(phase.networks, self.networks, measured=measured):
+        with self.monitor.striding(phase.networks, self.networks, taken, measured=measured):
             gate.step_if(optimizer, taken)
         record = Record.of(logged, taken)
         self.meters.add(phase.name, record)

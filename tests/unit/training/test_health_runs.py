@@ -17,7 +17,7 @@ from distgen.core.errors import PreemptedError, TrainingError
 from distgen.core.storage import locate
 from distgen.core.world import World
 from distgen.objectives.base import Noise
-from distgen.training import checkpoint, trainer
+from distgen.training import checkpoint, gate, trainer
 from distgen.training.ladder import Journal
 from distgen.training.outcome import finished_outcome
 from distgen.training.run import RunFolder
@@ -220,6 +220,40 @@ def test_pictures_that_become_all_the_same_lead_back_to_before_they_did(make_job
     assert back["to"] == 384, "the checkpoint at 480 was made when they were so already"
     marks = [e.get("healthy", True) for e in events(run, "checkpoint") if e["images_seen"] == 480]
     assert marks == [False, True], "the second time all was well"
+
+
+def test_while_one_network_stands_still_the_other_waits_for_it(make_job, start, monkeypatch):
+    run = start(with_health(make_job("gan", images=448)))
+    weights_at = {}
+    step_if = gate.step_if
+
+    def note(one):
+        frozen.clear()
+        if 128 <= one.images_seen < 288:
+            frozen.append(one.optimizers["discriminator"])
+        weights_at[one.images_seen] = {k: v.clone() for k, v in one.served.state_dict().items()}
+
+    frozen = []
+
+    def stuck(optimizer, allowed):
+        if optimizer not in frozen:
+            step_if(optimizer, allowed)
+
+    monkeypatch.setattr(gate, "step_if", stuck)
+    with before_each_step(note):
+        assert train(run.job()).images_seen == 448
+
+    def moved(before, after):
+        pairs = zip(weights_at[before].values(), weights_at[after].values(), strict=True)
+        return any(not torch.equal(*pair) for pair in pairs)
+
+    assert moved(128, 160), "the first look is after this step"
+    assert not moved(160, 320)
+    assert moved(320, 352), "the discriminator has moved again"
+    (told,) = events(run, *ALARMS)
+    assert told["signal"] == "network stands still: discriminator"
+    assert told["action"] == "warned; others wait"
+    assert told["images_seen"] == 224
 
 
 class Killed(BaseException):
