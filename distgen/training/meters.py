@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
@@ -32,6 +33,64 @@ class Record:
         return cls(names, torch.cat((taken.float().reshape(1), means)))
 
 
+class Sums:
+    """Sums of the terms of phases, on the device, with how many steps were taken.
+
+    Terms may come and go, as a penalty does that not every step has: each set of them has sums of
+    its own, and a term's mean is over the steps that had it.
+
+    Args:
+        dtype: Of the sums.
+    """
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        self._dtype = dtype
+        self._sums: dict[tuple[str, tuple[str, ...]], Tensor] = {}
+
+    def add(self, phase: str, record: Record) -> None:
+        """Add one phase of one step."""
+        key, values = (phase, record.names), record.values.to(self._dtype)
+        self._sums[key] = self._sums[key] + values if key in self._sums else values
+
+    def flat(self) -> Tensor:
+        """Everything in a row, in host memory: to be added up over ranks."""
+        parts = [values.cpu() for values in self._sums.values()]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=self._dtype)
+
+    def become(self, flat: Tensor) -> None:
+        """Take what `flat` gave, or what became of it."""
+        at = 0
+        for key, values in self._sums.items():
+            self._sums[key] = flat[at : at + len(values)].to(values)
+            at += len(values)
+
+    def means(self, flat: Tensor) -> tuple[dict[str, float], dict[str, float]]:
+        """Means by `<phase>/<term>`, and taken steps by phase, from a row as of `flat`."""
+        sums: dict[str, float] = {}
+        counts: dict[str, float] = {}
+        steps: dict[str, float] = {}
+        numbers = iter(flat.tolist())
+        for phase, names in self._sums:
+            taken = next(numbers)
+            steps[phase] = steps.get(phase, 0.0) + taken
+            for key in (f"{phase}/{name}" for name in names):
+                sums[key] = sums.get(key, 0.0) + next(numbers)
+                counts[key] = counts.get(key, 0.0) + taken
+        return {key: sums[key] / count for key, count in counts.items() if count}, steps
+
+    def state(self) -> list[list[Any]]:
+        """Everything, for a checkpoint."""
+        return [[phase, list(names), values] for (phase, names), values in self._sums.items()]
+
+    def restore(self, state: Sequence[Sequence[Any]]) -> None:
+        """Become what `state` said."""
+        self._sums = {(phase, tuple(names)): values for phase, names, values in state}
+
+    def to(self, device: torch.device) -> None:
+        """Move everything to where training goes on."""
+        self._sums = {key: values.to(device) for key, values in self._sums.items()}
+
+
 @dataclass(frozen=True)
 class Reading:
     """Means over all ranks since the last reset; of losses, over the steps that were taken."""
@@ -52,8 +111,7 @@ class Meters:
 
     def reset(self) -> None:
         """Start anew."""
-        self._names: dict[str, tuple[str, ...]] = {}
-        self._sums: dict[str, Tensor] = {}
+        self._sums = Sums()
         self._images = 0
         self._waited_s = 0.0
         self._paused_s = 0.0
@@ -61,11 +119,7 @@ class Meters:
 
     def add(self, phase: str, record: Record) -> None:
         """Add a phase's terms; nothing is copied to the host."""
-        self._names[phase] = record.names
-        if phase in self._sums:
-            self._sums[phase] = self._sums[phase] + record.values
-        else:
-            self._sums[phase] = record.values
+        self._sums.add(phase, record)
 
     def step(self, images: int) -> None:
         """Count one step of `images` over all ranks."""
@@ -91,18 +145,12 @@ class Meters:
         elapsed = max(time.perf_counter() - self._since - self._paused_s, 1e-9)
         waits = torch.zeros(size)
         waits[collective.world.rank] = self._waited_s / elapsed
-        local = torch.cat(list(self._sums.values())).cpu() if self._sums else torch.zeros(0)
-        total = collective.sum(torch.cat([waits, local])).tolist()
-        sums = iter(total[size:])
-        losses: dict[str, float] = {}
-        for phase, names in self._names.items():
-            taken = next(sums)
-            terms = [(f"{phase}/{name}", next(sums)) for name in names]
-            losses |= {key: value / taken for key, value in terms if taken}
+        total = collective.sum(torch.cat([waits, self._sums.flat()]))
+        losses, _ = self._sums.means(total[size:])
         return Reading(
             losses=losses,
             images_per_s=self._images / elapsed,
-            data_wait=max(total[:size]),
+            data_wait=float(total[:size].max()),
             memory_gib=_memory_gib(self._device),
         )
 

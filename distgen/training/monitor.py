@@ -16,7 +16,7 @@ from distgen.training.curves import Writer
 from distgen.training.health import History, Sight
 from distgen.training.job import TrainJob
 from distgen.training.ladder import Action, Settings, Verdict, decide, penalised
-from distgen.training.meters import Record
+from distgen.training.meters import Record, Sums
 from distgen.training.probe import Probe, Stride, weights_finite
 from distgen.training.run import RunFolder
 from distgen.training.signals import (
@@ -63,8 +63,7 @@ class Monitor:
         num_classes = shard_set.spec.num_classes
         self._still: frozenset[str] = frozenset()
         self._steps: dict[str, int] = {}
-        self._names: dict[str, tuple[str, ...]] = {}
-        self._sums: dict[str, Tensor] = {}
+        self._sums = Sums(torch.float64)
         self._stuck: dict[str, Tensor] = {}
         self._classes = np.zeros(num_classes)
         self._usual_classes = np.zeros(num_classes)
@@ -75,14 +74,10 @@ class Monitor:
         if not self.config.enabled:
             return
         self._steps[phase] = self._steps.get(phase, 0) + 1
-        values = record.values.double()
-        skipped = 1.0 - values[0]
-        if phase in self._sums:
-            self._sums[phase] += values
-            self._stuck[phase] = (self._stuck[phase] + 1.0) * skipped
-        else:
-            self._names[phase] = record.names
-            self._sums[phase], self._stuck[phase] = values, skipped
+        self._sums.add(phase, record)
+        skipped = 1.0 - record.values[0]
+        before = self._stuck.get(phase)
+        self._stuck[phase] = skipped if before is None else (before + 1.0) * skipped
 
     def count(self, labels_n: np.ndarray) -> None:
         """Count the classes of one step's pictures."""
@@ -178,10 +173,9 @@ class Monitor:
         total = self._collective.sum(self._flat())
         if not self._collective.world.is_main:
             total = torch.zeros_like(total)
-        for phase, values in self._sums.items():
-            self._sums[phase] = total[: len(values)].to(values.device)
-            total = total[len(values) :]
-        self._classes = total.numpy().copy()
+        at = len(total) - len(self._classes)
+        self._sums.become(total[:at])
+        self._classes = total[at:].numpy().copy()
 
     def state_dict(self) -> dict[str, Any]:
         """What is remembered, the sums since the last look, and how gentle the run is."""
@@ -189,8 +183,7 @@ class Monitor:
             "settings": self.settings.facts(),
             "history": self.history.state_dict(),
             "steps": dict(self._steps),
-            "names": {phase: list(names) for phase, names in self._names.items()},
-            "sums": dict(self._sums),
+            "sums": self._sums.state(),
             "stuck": dict(self._stuck),
             "classes": torch.from_numpy(self._classes.copy()),
             "usual_classes": torch.from_numpy(self._usual_classes.copy()),
@@ -202,8 +195,9 @@ class Monitor:
         self.history.load_state_dict(state["history"])
         self._still = frozenset(self.history.standing_still)
         self._steps = dict(state["steps"])
-        self._names = {phase: tuple(names) for phase, names in state["names"].items()}
-        self._sums = {k: v if main else torch.zeros_like(v) for k, v in state["sums"].items()}
+        self._sums.restore(
+            [[p, n, v if main else torch.zeros_like(v)] for p, n, v in state["sums"]]
+        )
         self._stuck = dict(state["stuck"])
         self._usual_classes = state["usual_classes"].numpy().copy()
         self._classes = state["classes"].numpy() * float(main)
@@ -220,7 +214,7 @@ class Monitor:
         for card in cards:
             if card.images_seen == images_seen:
                 self.note_card(card)
-        self._sums = {phase: values.to(device) for phase, values in self._sums.items()}
+        self._sums.to(device)
         self._stuck = {phase: steps.to(device) for phase, steps in self._stuck.items()}
 
     def _judge(self, sight: Sight, skipped: Mapping[str, int]) -> Verdict:
@@ -255,25 +249,20 @@ class Monitor:
     def _gather(self) -> tuple[dict[str, float], dict[str, int], np.ndarray]:
         """Means and skipped steps of all ranks since the last look, and how often classes came."""
         total = self._collective.sum(self._flat())
-        size = self._collective.world.size
-        means: dict[str, float] = {}
-        skipped: dict[str, int] = {}
-        for phase, names in self._names.items():
-            taken, *sums = total[: 1 + len(names)].tolist()
-            total = total[1 + len(names) :]
-            skipped[phase] = self._steps.get(phase, 0) - round(taken / size)
-            if taken:
-                means |= {f"{phase}/{n}": s / taken for n, s in zip(names, sums, strict=True)}
-        return means, skipped, total.numpy()
+        size, at = self._collective.world.size, len(total) - len(self._classes)
+        means, taken = self._sums.means(total[:at])
+        skipped = {
+            phase: steps - round(taken.get(phase, 0.0) / size)
+            for phase, steps in self._steps.items()
+        }
+        return means, skipped, total[at:].numpy()
 
     def _flat(self) -> Tensor:
-        sums = [values.cpu() for values in self._sums.values()]
-        return torch.cat([*sums, torch.from_numpy(self._classes)])
+        return torch.cat([self._sums.flat(), torch.from_numpy(self._classes)])
 
     def _reset(self) -> None:
         self._steps = {}
-        for values in self._sums.values():
-            values.zero_()
+        self._sums = Sums(torch.float64)
         self._classes = np.zeros_like(self._classes)
 
 

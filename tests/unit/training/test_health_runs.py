@@ -178,6 +178,18 @@ def test_the_optimisers_of_a_rolled_back_run_are_gentler(make_job, start):
     assert after[-1] == (1, 5e-4, 2.0)
 
 
+def test_a_gan_without_penalties_is_given_one_when_its_discriminator_wins(make_job, start):
+    job = with_health(make_job("gan"), saturated_unpenalised=10.0)  # any loss is too small
+    free = job.objective.model_copy(update={"r1": 0.0, "r2": 0.0})
+    run = start(job.model_copy(update={"objective": free}))
+    assert train(run.job()).images_seen == 320
+    (back,) = events(run, "rolled back")
+    assert back["signal"] == "discriminator saturated"
+    assert back["images_seen"] == 96, "three looks in a row"
+    points = [row["losses"] for row in run.metrics() if row["stage"] == "train"]
+    assert all("discriminator/r1" in losses for losses in points)
+
+
 def test_a_run_that_does_not_get_well_is_given_up_with_a_remedy(make_job, start):
     run = start(with_health(make_job("vae"), stuck_steps=3))
     with damaged_batches(lambda seen, *_: seen >= 128), pytest.raises(TrainingError) as caught:
