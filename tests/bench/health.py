@@ -111,7 +111,10 @@ def injected(fault: Fault) -> Iterator[None]:
         if fault.kind == "gamma-0" and fault.active:
             off = objective.config.model_copy(update={"r1": 0.0, "r2": 0.0})
             self.objective = replace(objective, config=off)
+        if fault.kind == "frozen" and fault.active:
+            frozen[:] = [self.optimizers["discriminator"]]
         step(self, fault.batch(batch, self.images_seen))
+        frozen.clear()
         self.objective = objective
         fault.trained += fault.batch_size
 
@@ -127,13 +130,11 @@ def injected(fault: Fault) -> Iterator[None]:
     def faulty_rate(*args: Any) -> float:
         return rate_at(*args) * (20.0 if fault.kind == "rate-x20" and fault.active else 1.0)
 
-    turns = iter(range(2**62))
+    frozen: list[torch.optim.Optimizer] = []
 
     def faulty_step_if(optimizer: torch.optim.Optimizer, allowed: torch.Tensor) -> None:
-        # Phases take turns, and the discriminator's is the first.
-        if fault.kind == "frozen" and fault.active and next(turns) % 2 == 0:
-            return
-        step_if(optimizer, allowed)
+        if not any(optimizer is one for one in frozen):
+            step_if(optimizer, allowed)
 
     with ExitStack() as stack:
         for target, name, value in (
