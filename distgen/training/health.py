@@ -24,6 +24,7 @@ from distgen.training.signals import (
     update_state,
 )
 
+_DISTANCES = ("best_distance", "first_distance")
 _CALM = 10
 """Looks without a signal after which it is told anew."""
 _AFTERMATH = 20
@@ -62,6 +63,7 @@ class History:
     """The last values of each figure."""
     best_diversity: float = 0.0
     best_distance: float = math.inf
+    first_distance: float = math.inf
     looks: int = 0
     well_at: int = 0
     """The clock at which nothing grave was to be seen for the last time."""
@@ -81,6 +83,7 @@ class History:
                 diversity, distance = (self._recent(key) for key in ("diversity", "distance"))
                 self.best_diversity = max(self.best_diversity, diversity)
                 self.best_distance = min(self.best_distance, distance)
+                self.first_distance = distance if self.looks == 3 else self.first_distance
         if sight.class_skew > config.class_skew:
             self.one_sided_at = self.looks
 
@@ -145,9 +148,15 @@ class History:
             explicit = "model/kl" in self.series
             found += [
                 mode_collapse(
-                    diversities, self.best_diversity, config, late=late, grave=not explicit
+                    diversities,
+                    self.best_diversity,
+                    config,
+                    late=late and not explicit,
+                    grave=not explicit,
                 ),
-                picture_divergence(distances, self.best_distance, config, late=late),
+                picture_divergence(
+                    distances, self.best_distance, self.first_distance, config, late=late
+                ),
             ]
         return [finding for finding in found if finding is not None]
 
@@ -167,15 +176,13 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, in JSON's words."""
-        best = self.best_distance if math.isfinite(self.best_distance) else None
-        return {**asdict(self), "best_distance": best}
+        found = asdict(self)
+        return found | {name: None for name in _DISTANCES if math.isinf(found[name])}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become what `state_dict` said."""
-        best = state["best_distance"]
-        values = {**state, "best_distance": math.inf if best is None else best}
-        for name, value in values.items():
-            setattr(self, name, value)
+        for name, value in state.items():
+            setattr(self, name, math.inf if value is None else value)
 
     def _append(self, figures: Iterable[tuple[str, float]]) -> None:
         for name, value in figures:

@@ -228,15 +228,24 @@ def mode_collapse(
 
 
 def picture_divergence(
-    distances: Sequence[float], best: float, config: HealthConfig, *, late: bool
+    distances: Sequence[float], best: float, first: float, config: HealthConfig, *, late: bool
 ) -> Finding | None:
-    """Generated pictures that moved away from real ones, or never came near.
+    """Generated pictures that moved away from real ones, or late are as far as they were at first.
 
     The distance is relative to the variance of real pictures (see `probe.quick_distance`): always
-    the same grey has 1, always the same real picture about 2.
+    the same grey has 1, always the same real picture about 2. A healthy model that learns slowly
+    may long be above either.
+
+    Args:
+        distances: At each look.
+        best: The run's smallest.
+        first: That of the untrained model.
+        config: Thresholds.
+        late: Whether a run of this length should have learnt something.
     """
     limit = max(config.worse_distance * best, best + 0.75)
-    return _above("pictures diverge", distances, min(limit, 1.5) if late else limit, config)
+    limit = min(limit, max(first, 1.5)) if late else limit
+    return _above("pictures diverge", distances, limit, config)
 
 
 def discriminator_state(

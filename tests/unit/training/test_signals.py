@@ -1,6 +1,8 @@
 """Signals on constructed series: found where they are, and silent where nothing is wrong."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,13 +105,18 @@ def test_a_young_generator_may_draw_the_same_picture_always_and_an_old_one_may_n
 
 
 def test_pictures_that_leave_the_real_ones_have_diverged():
+    def diverged(distances, *, late=False):
+        return picture_divergence(distances, min(distances), distances[0], CONFIG, late=late)
+
     near = [1.2, 0.6, 0.2, 0.15]
-    assert picture_divergence(near, 0.15, CONFIG, late=False) is None
-    assert picture_divergence([*near, 0.5, 0.6], 0.15, CONFIG, late=False) is None
-    assert picture_divergence([*near, *[1.8] * PATIENCE], 0.15, CONFIG, late=False).raised
-    never = [3.0] * 10
-    assert picture_divergence(never, 3.0, CONFIG, late=False) is None
-    assert picture_divergence(never, 3.0, CONFIG, late=True).raised
+    assert diverged(near) is None
+    assert diverged([*near, 0.5, 0.6]) is None
+    assert diverged([*near, *[1.8] * PATIENCE]).raised
+    never = [3.0, *[3.3] * 10]
+    assert diverged(never) is None
+    assert diverged(never, late=True).raised
+    slowly = [3.0, 2.9, 2.8, 2.7, 2.6, 2.5]
+    assert diverged(slowly, late=True) is None
 
 
 def test_a_discriminator_that_wins_without_effort_is_told_and_no_more():
@@ -276,6 +283,37 @@ def test_what_is_not_finite_is_grave_at_the_first_look():
         assert [f.raised and f.grave for f in findings] == [True]
     _, findings = watch([sight(100), sight(200, stuck_steps=1)])
     assert findings == [], "one batch may be bad"
+
+
+CURVES = json.loads((Path(__file__).parent / "healthy_curves.json").read_text())
+
+
+def recorded(curves, stretch):
+    """The looks of a recorded run; its clock may be stretched, so that it counts as a long one."""
+    for row, images_seen in enumerate(curves["images_seen"]):
+        yield Sight(
+            images_seen=stretch * images_seen,
+            losses={k: v[row] for k, v in curves["losses"].items()},
+            updates={k: v[row] for k, v in curves["updates"].items() if v[row] is not None},
+            glance=Glance(curves["diversity"][row], curves["distance"][row]),
+            class_skew=curves["class_skew"][row],
+        )
+
+
+@pytest.mark.parametrize("stretch", [1, 10])
+@pytest.mark.parametrize("name", CURVES)
+def test_recorded_healthy_runs_give_no_sign_at_all(name, stretch):
+    """Ten runs on digits, short enough that most had much to learn still.
+
+    All four adversarial objectives, VAEs and an RVAE: `tests/bench/health.py clean` on the
+    built-in digits with width 16, 6,144 images, a look every 128.
+    """
+    sights = list(recorded(CURVES[name], stretch))
+    assert len(sights) > 20
+    for end in range(1, len(sights) + 1, 4):
+        history, findings = watch(sights[:end], images=sights[-1].images_seen)
+        assert found(findings) == []
+    assert history.well_at == sights[end - 1].images_seen
 
 
 def test_a_history_comes_back_from_json_as_it_was():
