@@ -170,6 +170,12 @@ class History:
         self.told_at |= {finding.signal: self.looks for finding in raised}
         return new
 
+    def begin_anew(self) -> None:
+        """Forget what losses and steps were like: with other settings they are not comparable."""
+        kept = ("diversity", "distance")
+        self.series = {name: self.series[name] for name in kept if name in self.series}
+        self.told_at = {}
+
     def doubt_since(self, images_seen: int) -> None:
         """A quality card says that all was well at this clock only, and not later."""
         self.well_at = min(self.well_at, images_seen)

@@ -193,6 +193,8 @@ class Monitor:
         """Become what `state_dict` said; sums are rank 0's, and settings those of this start."""
         main = self._collective.world.is_main
         self.history.load_state_dict(state["history"])
+        if state["settings"]["rollbacks"] != self.settings.rollbacks:
+            self.history.begin_anew()
         self._still = frozenset(self.history.standing_still)
         self._steps = dict(state["steps"])
         self._sums.restore(

@@ -265,6 +265,16 @@ def test_a_history_knows_when_all_was_well_for_the_last_time():
     assert history.well_at == 2_000, "from the first sign on it was not well"
 
 
+def test_after_a_rollback_losses_are_measured_by_those_of_the_new_settings():
+    history, _ = watch([sight(100 * i, loss=0.1) for i in range(1, 21)])
+    history.begin_anew()
+    for i in range(21, 26):
+        higher = sight(100 * i, loss=3.0)  # a raised penalty is part of the loss
+        history.observe(higher, CONFIG)
+        assert history.findings(higher, [], CONFIG, 10_000) == []
+    assert history.best_distance == 0.2, "pictures compare still"
+
+
 def test_a_likelihood_model_that_draws_the_same_mean_is_only_told():
     calm = [sight(100 * i) for i in range(1, 21)]
     same = [
