@@ -326,7 +326,7 @@ def main() -> None:
     parser.add_argument("what", choices=("faults", "clean"))
     parser.add_argument("--job", required=True, help="a GAN's job file, with labels in its data")
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--faults", nargs="*", default=FAULTS, choices=FAULTS)
+    parser.add_argument("--faults", default=",".join(FAULTS), help="some of these, by commas")
     parser.add_argument("--fault-images", type=int, default=50_000)
     parser.add_argument("--passing", action="store_true", help="wrong settings pass, too")
     parser.add_argument("--unwatched", action="store_true", help="also with health.enabled=false")
@@ -334,6 +334,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE, such as training.images=100000")
     options = parser.parse_intermixed_args()
+    options.faults = options.faults.split(",")
+    if unknown := set(options.faults) - set(FAULTS):
+        parser.error(f"unknown faults: {', '.join(sorted(unknown))}")
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     overrides = [f"storage={options.out.resolve()}", "scaling.workers=0", *options.overrides]
