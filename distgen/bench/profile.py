@@ -197,7 +197,7 @@ def _profile(world: World, job: TrainJob, on_cuda: bool, steps: int) -> dict[str
             for _ in range(steps):
                 trainer.advance(stream)
         totals = measured[0].totals()
-    trainer.writer.wait()
+    trainer.keeper.settle()
     if trainer.curves is not None:
         trainer.curves.close()
     return totals

@@ -50,6 +50,8 @@ def train(
     run_path = outcome.run
     console.print()
     console.print(strong(job.name, f" finished at {outcome.images_seen:,} images."))
+    if outcome.images_seen < job.training.images:
+        console.print("  ended early: the quality card did not improve any more")
     console.print(f"  report   {run_path}/report.html")
     console.print(f"  bundle   {run_path}/bundle")
     console.print(f"  next     distgen models promote {run_path}")
@@ -61,8 +63,11 @@ def run(job: TrainJob, *, address: str | None = None, fresh: bool = False) -> Ou
     from distgen.core.errors import UsageError
     from distgen.training.run import RunFolder
 
-    if not fresh and RunFolder(job.location).is_finished(job.training.images):
-        err_console.print(f"{job.name} has reached {job.training.images:,} images already.")
+    folder, wanted = RunFolder(job.location), job.training
+    if not fresh and folder.is_finished(wanted.images, wanted.early_stop):
+        ended = folder.end().images_seen
+        early = "" if ended >= wanted.images else ", where it was stopped early"
+        err_console.print(f"{job.name} has reached {ended:,} images already{early}.")
     if job.scaling.workers == 0:
         from distgen.training.local import train_here
 

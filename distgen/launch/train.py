@@ -69,7 +69,7 @@ def run(
     job = with_absolute_paths(job)
     pictures = open_pictures(job)
     folder = prepare(job, pictures.fingerprint, fresh=fresh)
-    if folder.is_finished(job.training.images):
+    if folder.is_finished(job.training.images, job.training.early_stop):
         return finished_outcome(folder)
     if advice := advice_on_reading(job, pictures, folder):
         on_message(advice)

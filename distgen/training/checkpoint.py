@@ -8,7 +8,8 @@ each file. A folder without a manifest is not a checkpoint.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Literal
 
 from pydantic import NonNegativeInt
@@ -29,15 +30,26 @@ class Manifest(Config):
     """Version of this layout."""
     images_seen: NonNegativeInt
     """The clock."""
+    healthy: bool = True
+    """Whether a run that goes wrong may return here."""
+    rollbacks: NonNegativeInt = 0
+    """How often the run had been rolled back when this was written."""
     parts: tuple[str, ...]
     """Names of what must survive."""
     files: dict[str, FileEntry]
     """Two for each part."""
 
 
-def save(folder: Location, images_seen: int, parts: Mapping[str, Part]) -> Location:
+def save(
+    folder: Location,
+    images_seen: int,
+    parts: Mapping[str, Part],
+    *,
+    healthy: bool = True,
+    rollbacks: int = 0,
+) -> Location:
     """Write a checkpoint below `folder`; it counts from the moment its manifest is there."""
-    return write(folder, take(images_seen, parts))
+    return write(folder, take(images_seen, parts, healthy=healthy, rollbacks=rollbacks))
 
 
 def write(folder: Location, snapshot: Snapshot) -> Location:
@@ -53,11 +65,17 @@ def write(folder: Location, snapshot: Snapshot) -> Location:
         (checkpoint / file).write_parts(chunks)
         size = sum(len(chunk) for chunk in chunks)
         files[file] = FileEntry(bytes=size, sha256=sha256_of(*chunks))
-    manifest = Manifest(images_seen=snapshot.images_seen, parts=tuple(snapshot.parts), files=files)
+    manifest = Manifest(
+        images_seen=snapshot.images_seen,
+        healthy=snapshot.healthy,
+        rollbacks=snapshot.rollbacks,
+        parts=tuple(snapshot.parts),
+        files=files,
+    )
     (checkpoint / "manifest.json").write_text(manifest.model_dump_json(indent=2))
     for place in complete(folder):
         if place.name > checkpoint.name:
-            _delete(place)
+            delete(place)
     return checkpoint
 
 
@@ -67,14 +85,36 @@ def complete(folder: Location) -> list[Location]:
     return [place for place in names if (place / "manifest.json").is_file()]
 
 
+def manifests(folder: Location) -> list[Manifest]:
+    """The manifests of all complete checkpoints that can be read, oldest first."""
+    found = []
+    for checkpoint in complete(folder):
+        with suppress(DataError):
+            found.append(_read_manifest(checkpoint))
+    return found
+
+
+def load_part(folder: Location, images_seen: int, name: str, part: Part) -> None:
+    """Restore one part of one checkpoint.
+
+    Raises:
+        DataError: The checkpoint is missing or damaged, or its part is not this one.
+    """
+    checkpoint = folder / f"{images_seen:012d}"
+    _, blobs = _read_verified(checkpoint)
+    _restore(checkpoint, (name,), blobs, {name: part})
+
+
 def load_latest(
     folder: Location,
     parts: Mapping[str, Part],
     on_damaged: Callable[[Location, DataError], None],
+    counts: Callable[[Manifest], bool] = lambda manifest: True,  # noqa: ARG005
 ) -> int:
     """Restore the newest undamaged checkpoint and return its images seen, 0 where there is none.
 
-    A damaged one is reported to `on_damaged` and the one before it is used.
+    A damaged one is reported to `on_damaged` and the one before it is used; one that does not
+    count is passed over.
 
     Raises:
         DataError: The checkpoint is whole but its parts are not these parts, or all checkpoints
@@ -88,6 +128,8 @@ def load_latest(
             damage = damage or error
             on_damaged(checkpoint, error)
             continue
+        if not counts(manifest):
+            continue
         _restore(checkpoint, manifest.parts, blobs, parts)
         return manifest.images_seen
     if damage is not None:
@@ -100,17 +142,26 @@ def load_latest(
     return 0
 
 
-def prune(folder: Location, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and unfinished ones older than these."""
+def prune(folder: Location, keep: int, besides: Collection[int] = ()) -> None:
+    """Delete all but the newest `keep` checkpoints, and unfinished ones older than these.
+
+    Args:
+        folder: Where they are.
+        keep: How many stay.
+        besides: The clocks of others that stay.
+    """
     kept = complete(folder)[-keep:]
     if not kept:
         return
     for place in folder.list():
-        if place.name.isdigit() and place.name < kept[0].name:
-            _delete(place)
+        if not place.name.isdigit() or int(place.name) in besides:
+            continue
+        if place.name < kept[0].name:
+            delete(place)
 
 
-def _delete(checkpoint: Location) -> None:
+def delete(checkpoint: Location) -> None:
+    """Delete a checkpoint, its manifest first."""
     # Without its manifest a half-deleted folder is no longer taken for a checkpoint.
     (checkpoint / "manifest.json").remove()
     checkpoint.remove()
@@ -144,7 +195,7 @@ def _restore(
             ) from error
 
 
-def _read_verified(checkpoint: Location) -> tuple[Manifest, dict[str, bytes]]:
+def _read_manifest(checkpoint: Location) -> Manifest:
     try:
         manifest = Manifest.model_validate((checkpoint / "manifest.json").read_json())
         if manifest.images_seen != int(checkpoint.name):
@@ -156,6 +207,11 @@ def _read_verified(checkpoint: Location) -> tuple[Manifest, dict[str, bytes]]:
         raise DataError(
             "The checkpoint's manifest cannot be read.", where=str(checkpoint), cause=repr(error)
         ) from error
+    return manifest
+
+
+def _read_verified(checkpoint: Location) -> tuple[Manifest, dict[str, bytes]]:
+    manifest = _read_manifest(checkpoint)
     blobs: dict[str, bytes] = {}
     for file, expected in manifest.files.items():
         try:

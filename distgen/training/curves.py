@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from tensorboardX import SummaryWriter
 
 from distgen.metrics.card import Card
 from distgen.training.run import RunFolder, Tick
+from distgen.training.signals import Graded
+
+
+def grade_of(card: Card, images_seen: int) -> Graded:
+    """What health and early stopping need of a quality card."""
+    first = card.extractors[0]
+    return Graded(
+        images_seen=images_seen,
+        headline=card.headline,
+        floor=first.floor.frechet_distance,
+        coverage=first.generated.coverage,
+        yardstick=" ".join(card.yardstick.values()),
+    )
 
 
 class Writer:
@@ -31,8 +46,14 @@ class Writer:
 
     def card(self, images_seen: int, card: Card) -> None:
         """Write a quality card's figures."""
-        self._run.log_card(images_seen, card.figures())
+        self._run.log_card(images_seen, card.figures(), grade=asdict(grade_of(card, images_seen)))
         scalars = {f"card/{name}": value for name, value in card.figures().items()}
+        self._scalars(scalars, images_seen)
+
+    def health(self, images_seen: int, figures: dict[str, float]) -> None:
+        """Write what a look at the run's health saw."""
+        self._run.log_health(images_seen, figures)
+        scalars = {f"health/{name}": value for name, value in figures.items()}
         self._scalars(scalars, images_seen)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from distgen.data.streaming.augment import augment
 from distgen.data.streaming.bad import OnBad
 from distgen.data.streaming.mixed import Pictures
 from distgen.objectives.base import Noise, TrainBatch
-from distgen.training.job import TrainJob
+from distgen.training.job import TrainingConfig, TrainJob
 
 
 def open_stream(
@@ -47,6 +47,7 @@ def to_device(
     images_seen: int,
     *,
     with_labels: bool,
+    noise_seed: int,
 ) -> TrainBatch:
     """A batch of the stream as networks take it: on the device, in [-1, 1], augmented."""
     config = job.training
@@ -61,6 +62,12 @@ def to_device(
     return TrainBatch(
         images_nchw=images,
         labels_n=labels.to(device, non_blocking=True) if with_labels else None,
-        noise=Noise(config.seed, images_seen, world, config.batch_size, device),
+        noise=Noise(noise_seed, images_seen, world, config.batch_size, device),
         images_seen=images_seen,
     )
+
+
+def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
+    """A forward pass inside has the precision that the job asks for."""
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)

@@ -27,6 +27,8 @@ from distgen.models import FAMILIES, ModelConfig
 from distgen.objectives import ObjectiveConfig, default_objective
 from distgen.registry.layout import Name
 from distgen.training.compiling import Compile
+from distgen.training.signals import HealthConfig
+from distgen.training.stopping import EarlyStopConfig
 
 
 class TrainingConfig(Config):
@@ -63,7 +65,12 @@ class TrainingConfig(Config):
     log_every: PositiveInt | None = None
     """Images between two points of the curves; by default 1/200 of the run."""
     keep: PositiveInt = 2
-    """Checkpoints kept; older ones are deleted."""
+    """Newest checkpoints kept. Others are deleted, but for the best by the card's headline and two
+    that a run which goes wrong can return to."""
+    early_stop: EarlyStopConfig | None = None
+    """When to end before `images`, by the quality card; by default never."""
+    bundle: Literal["last", "best"] = "last"
+    """Whose averaged weights are bundled: the last ones, or those with the best headline."""
 
     @property
     def tick_every(self) -> int:
@@ -113,6 +120,8 @@ class TrainJob(Config):
     """Workers and what each gets."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How the quality card is measured."""
+    health: HealthConfig = HealthConfig()
+    """When a run counts as ill, and what is done for it."""
 
     @model_validator(mode="before")
     @classmethod

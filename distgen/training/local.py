@@ -36,7 +36,7 @@ def train_here(job: TrainJob, *, on_tick: OnTick = lambda _: False, fresh: bool 
         TrainingError: A loss is no longer a finite number.
     """
     folder = prepare(job, open_pictures(job).fingerprint, fresh=fresh)
-    if folder.is_finished(job.training.images):
+    if folder.is_finished(job.training.images, job.training.early_stop):
         return finished_outcome(folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with stop_on_signals() as stop:

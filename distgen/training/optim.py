@@ -70,8 +70,21 @@ def betas_at(config: TrainingConfig, images_seen: int) -> tuple[float, float]:
     return first, value_at(second, images_seen)
 
 
-def set_pace(optimizer: torch.optim.Optimizer, config: TrainingConfig, images_seen: int) -> None:
-    """Give every parameter group what its step that starts at `images_seen` is to use."""
-    rate, betas = learning_rate_at(config, images_seen), betas_at(config, images_seen)
+def set_pace(
+    optimizer: torch.optim.Optimizer,
+    config: TrainingConfig,
+    images_seen: int,
+    *,
+    factor: float = 1.0,
+) -> None:
+    """Give every parameter group what its step that starts at `images_seen` is to use.
+
+    Args:
+        optimizer: Of a phase.
+        config: Its learning rate and decay rates.
+        images_seen: The clock.
+        factor: Multiplies the learning rate.
+    """
+    rate, betas = factor * learning_rate_at(config, images_seen), betas_at(config, images_seen)
     for group in optimizer.param_groups:
         group["lr"], group["betas"] = rate, betas

@@ -12,7 +12,7 @@ from distgen.training.run import RunFolder
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run that reached its length leaves."""
+    """What a run that came to its end leaves."""
 
     run: str
     """Path or URL of the run's folder."""
@@ -20,7 +20,7 @@ class Outcome:
     digest: str
     """SHA-256 of the bundle's manifest: the model's identity."""
     card: dict[str, Any]
-    """The last quality card."""
+    """The quality card of the bundled weights."""
 
 
 def headline(card: Card | None) -> str:
@@ -29,10 +29,10 @@ def headline(card: Card | None) -> str:
 
 
 def finished_outcome(run: RunFolder) -> Outcome:
-    """The outcome of a run that reached its length earlier."""
+    """The outcome of a run that came to its end earlier."""
     return Outcome(
         run=str(run.location),
-        images_seen=int((run.bundle / "config.json").read_json()["images_seen"]),
+        images_seen=run.end().images_seen,
         digest=sha256_of((run.bundle / "manifest.json").read_bytes()),
         card=run.card.read_json(),
     )

@@ -15,6 +15,7 @@ from distgen.metrics.latents import LatentScores
 from distgen.training.job import TrainJob
 from distgen.training.plot import line_chart
 from distgen.training.run import RunFolder
+from distgen.training.story import health_section
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2733; --paper: #fbfbf9; --rule: #d9dad4; --dim: #667; }
@@ -52,6 +53,7 @@ def _page(run: RunFolder, job: TrainJob) -> str:
         _pictures(run),
         _section("Quality", _card_table(cards) + _card_charts(cards)),
         *_latents(run),
+        _section("Health", _health(run, rows, job)),
         _section("Losses", _charts(ticks, "losses")),
         _section("Speed", _speed(ticks)),
         _section("Events", _event_table(run.events())),
@@ -185,6 +187,12 @@ def _charts(rows: Sequence[dict[str, Any]], key: str) -> str:
         for name in names
     ]
     return f"<div class='figures'>{''.join(charts)}</div>" if charts else ""
+
+
+def _health(run: RunFolder, rows: Sequence[dict[str, Any]], job: TrainJob) -> str:
+    looks = [row for row in rows if row.get("stage") == "health"]
+    story = health_section(run.events(), len(looks), job.training.images)
+    return story + _charts(looks, "health")
 
 
 def _speed(ticks: Sequence[dict[str, Any]]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from distgen.core.config import dump_yaml, flatten, parse, parse_yaml
+from distgen.core.config import Config, dump_yaml, flatten, parse, parse_yaml
 from distgen.core.errors import UsageError
 from distgen.core.storage import Location
 from distgen.data import has_split, open_shard_set
@@ -23,6 +23,7 @@ from distgen.data.streaming.mixed import Pictures, open_data
 from distgen.metrics.request import refuse_unfit
 from distgen.models import sketch_networks
 from distgen.training.job import TrainJob
+from distgen.training.stopping import EarlyStopConfig
 
 # What may change between two starts of one run: it moves no weight that has been trained already.
 CHANGEABLE = (
@@ -41,6 +42,9 @@ CHANGEABLE = (
     "training.evaluate_every",
     "training.log_every",
     "training.keep",
+    "training.early_stop",
+    "training.bundle",
+    "health.",
     "scaling.",
     "evaluation.",
 )
@@ -52,7 +56,7 @@ class Tick:
     """One point of a run's curves, and what its progress display shows."""
 
     stage: str
-    """What the run is doing: `train`, `evaluate` or `done`."""
+    """What the run is doing: `train`, `evaluate`, `done` or `stopped early`."""
     images_seen: int
     images: int
     """Length of the run."""
@@ -71,6 +75,17 @@ class Tick:
     """Progress inside a stage, such as `features 3,000/10,000`."""
 
 
+class Finish(Config):
+    """`finish.json`: how a run came to its end, written after its bundle."""
+
+    images: int
+    """Length that the job wanted."""
+    images_seen: int
+    """Where the run ended."""
+    early_stop: EarlyStopConfig | None = None
+    """What ended it before its length, if anything did."""
+
+
 class RunFolder:
     """`<storage>/<name>`: every path in it, and its append-only logs."""
 
@@ -83,6 +98,7 @@ class RunFolder:
         self.bundle = location / "bundle"
         self.card = location / "card.json"
         self.report = location / "report.html"
+        self.finish = location / "finish.json"
         self._bad_samples = _JsonLines(location / "bad_samples.jsonl")
         self._metrics = _JsonLines(location / "metrics.jsonl")
         self._events = _JsonLines(location / "events.jsonl")
@@ -102,11 +118,26 @@ class RunFolder:
         text = self.job_file.read_text()
         return parse(TrainJob, parse_yaml(text, str(self.job_file)), str(self.job_file))
 
-    def is_finished(self, images: int) -> bool:
-        """Whether the run has reached `images` and its bundle is complete."""
-        config = self.bundle / "config.json"
-        complete = (self.bundle / "manifest.json").is_file() and config.is_file()
-        return complete and int(config.read_json()["images_seen"]) >= images
+    def is_finished(self, images: int, early_stop: EarlyStopConfig | None = None) -> bool:
+        """Whether the run has reached `images`, or its early end, and left a whole bundle."""
+        if not (self.bundle / "manifest.json").is_file():
+            return False
+        end = self.end()
+        if end.images_seen >= images:
+            return True
+        return early_stop is not None and early_stop == end.early_stop and end.images >= images
+
+    def card_at(self, images_seen: int) -> Location:
+        """The quality card of this clock."""
+        return self.location / "cards" / f"{images_seen:012d}.json"
+
+    def end(self) -> Finish:
+        """How the run ended; it must have a bundle."""
+        if self.finish.is_file():
+            return Finish.model_validate(self.finish.read_json())
+        # Runs had no such file before they could end early.
+        seen = int((self.bundle / "config.json").read_json()["images_seen"])
+        return Finish(images=seen, images_seen=seen)
 
     def event(self, kind: str, images_seen: int, **facts: Any) -> None:
         """Add a line to `events.jsonl`: what happened, when, and at which point of the run."""
@@ -121,9 +152,14 @@ class RunFolder:
         """Add a point to `metrics.jsonl`."""
         self._metrics.append({"time": round(time.time(), 3), **asdict(tick)})
 
-    def log_card(self, images_seen: int, figures: dict[str, float]) -> None:
+    def log_card(self, images_seen: int, figures: dict[str, float], **facts: Any) -> None:
         """Add a quality card's figures to `metrics.jsonl`."""
-        row = {"stage": "card", "images_seen": images_seen, "card": figures}
+        row = {"stage": "card", "images_seen": images_seen, "card": figures, **facts}
+        self._metrics.append({"time": round(time.time(), 3), **row})
+
+    def log_health(self, images_seen: int, figures: dict[str, float]) -> None:
+        """Add a look at the run's health to `metrics.jsonl`."""
+        row = {"stage": "health", "images_seen": images_seen, "health": figures}
         self._metrics.append({"time": round(time.time(), 3), **row})
 
     def metrics(self) -> list[dict[str, Any]]:

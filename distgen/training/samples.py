@@ -66,11 +66,10 @@ def write_traversals(
     (run.samples / f"traversals-{images_seen:012d}.png").write_bytes(sheet)
 
 
-def latest(run: RunFolder) -> bytes | None:
-    """The newest grid or sheet of fakes as PNG."""
-    names = [place for place in run.samples.list() if place.name.startswith("fakes-")]
-    grids = [place for place in names if place.name.endswith(".png")]
-    return grids[-1].read_bytes() if grids else None
+def at_clock(run: RunFolder, images_seen: int) -> bytes | None:
+    """The grid of fakes that was written at this clock, as PNG."""
+    grid = run.samples / f"fakes-{images_seen:012d}.png"
+    return grid.read_bytes() if grid.is_file() else None
 
 
 def keep_nearest(run: RunFolder, png: bytes, images_seen: int) -> None:

@@ -47,9 +47,15 @@ class Snapshot:
     parts: dict[str, Frozen]
     copied: torch.cuda.Event | None
     """Where parts were on a CUDA device: comes when their copies are complete."""
+    healthy: bool = True
+    """Whether a run that goes wrong may return here."""
+    rollbacks: int = 0
+    """How often the run had been rolled back."""
 
 
-def take(images_seen: int, parts: Mapping[str, Part]) -> Snapshot:
+def take(
+    images_seen: int, parts: Mapping[str, Part], *, healthy: bool = True, rollbacks: int = 0
+) -> Snapshot:
     """Copy what the parts hold now.
 
     On a CUDA device the copies are queued behind the step, and nothing waits for them here.
@@ -66,7 +72,7 @@ def take(images_seen: int, parts: Mapping[str, Part]) -> Snapshot:
     if on_cuda:
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
-    return Snapshot(images_seen, frozen, copied)
+    return Snapshot(images_seen, frozen, copied, healthy, rollbacks)
 
 
 def as_files(snapshot: Snapshot) -> Iterator[tuple[str, Chunks]]:

@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
+from torch import nn
 
-from distgen.core.errors import DataError, PreemptedError, TrainingError
+from distgen.core.errors import PreemptedError
 from distgen.core.part import Part
+from distgen.core.schedule import value_at
 from distgen.core.seeding import derive
 from distgen.core.spans import span
-from distgen.core.storage import Location
 from distgen.core.world import World
 from distgen.data import Batch, Stream, has_split, open_shard_set
 from distgen.data.streaming.mixed import open_data
 from distgen.metrics.card import Card, evaluate_card
 from distgen.models import FAMILIES, build_networks
 from distgen.objectives import build_objective
-from distgen.registry.bundle import write_bundle
-from distgen.training import checkpoint, curves, samples
+from distgen.objectives.base import Phase, TrainBatch
+from distgen.training import curves, gate, samples
 from distgen.training.bad_samples import BadSamples
 from distgen.training.collective import Collective
 from distgen.training.compiling import compile_calls, to_compile
+from distgen.training.curves import grade_of
+from distgen.training.due import Due
 from distgen.training.ema import EMA
-from distgen.training.inputs import open_stream, to_device
+from distgen.training.ending import write_ending
+from distgen.training.inputs import autocast, open_stream, to_device
 from distgen.training.job import TrainJob
-from distgen.training.meters import Meters, Reading
-from distgen.training.optim import build_optimizers, set_pace, train_only
+from distgen.training.keeper import Keeper
+from distgen.training.ladder import Settings, Verdict, diverged
+from distgen.training.meters import Meters, Reading, Record
+from distgen.training.monitor import Monitor, newest_grades
+from distgen.training.optim import build_optimizers, learning_rate_at, set_pace, train_only
 from distgen.training.outcome import Outcome, headline
 from distgen.training.process import suit_process
 from distgen.training.report import write_report
 from distgen.training.run import RunFolder, Tick
-from distgen.training.writer import CheckpointWriter
 
 OnTick = Callable[[Tick], bool]
 """Called on rank 0 with each point of the curves and every few seconds between; True asks the run
@@ -71,26 +77,29 @@ class Trainer:
         }
         self.served = self.networks[FAMILIES[job.model.family].served]
         self.ema = EMA(self.served, job.training.ema_half_life)
+        self.keeper = Keeper(self.run, self.collective, job.training.keep)
+        self.settings = Settings.after(len(self.keeper.rollbacks), job.health)
         self.objective = build_objective(
-            job.objective,
+            self.settings.objective(job.objective),
             job.model.family,
             int(self.served.latent_dim),
             getattr(self.served, "latent_groups", ()),
         )
         self.optimizers = build_optimizers(self.objective.phases, self.networks, job.training)
         self.meters = Meters(device)
+        self.monitor = Monitor(job, self.settings, self.run, self.collective, self.shard_set)
         self.bad_samples = BadSamples(
             self.run, self.collective, job.data.tolerance, self.pictures.num_samples
         )
         self.images_seen = 0
-        self.writer = CheckpointWriter(
-            self.run.checkpoints, job.training.keep, partial(self.run.event, "checkpoint")
-        )
         self.last_card: Card | None = None
+        self._ends_early = False
         self._stop_wanted = False
         self._look_at = 0
 
-        self._restore()
+        self.images_seen = self.keeper.restore(self.parts)
+        rows = self.run.metrics() if world.is_main else []
+        self.monitor.go_on(newest_grades(rows), self.images_seen, device)
         names = to_compile(job.training.compile, device, self.objective.phases)
         compile_calls(self.networks, names, self._event)
         # Replicated last: wrapping copies rank 0's restored weights to every rank.
@@ -104,22 +113,29 @@ class Trainer:
             **{f"network-{name}": network for name, network in self.networks.items()},
             **{f"optimizer-{name}": optimizer for name, optimizer in self.optimizers.items()},
             "ema": self.ema,
+            "health": self.monitor,
             **self.objective.parts,
         }
 
-    def train(self) -> Outcome:
+    def train(self) -> Outcome | None:
         """Train to the job's length, then evaluate and write the bundle.
+
+        Returns:
+            What the run leaves; None where it was rolled back, and a new trainer has to go on.
 
         Raises:
             PreemptedError: A stop was asked for; the checkpoint is written.
-            TrainingError: A loss is no longer a finite number.
+            TrainingError: The run does not get well, or without `health.enabled` a loss is no
+                longer a finite number.
         """
-        with closing(self.writer):
+        with closing(self.keeper):
             if self.collective.agree(self._owes_a_card()):
                 self._evaluate()
+            self._ends_early = self._should_end()
             with self.open_stream() as stream:
-                while self.images_seen < self.job.training.images:
-                    self.advance(stream)
+                while self.images_seen < self.job.training.images and not self._ends_early:
+                    if self.advance(stream):
+                        return None
             return self._finish()
 
     def open_stream(self) -> Stream:
@@ -128,14 +144,14 @@ class Trainer:
             self.job, self.pictures, self.world, self.images_seen, self.bad_samples.add
         )
 
-    def advance(self, batches: Iterator[Batch]) -> None:
-        """Wait for a batch, take a step on it, and do what is due after it."""
+    def advance(self, batches: Iterator[Batch]) -> bool:
+        """Wait for a batch, take a step on it, and do what is due; True after a roll-back."""
         with self.meters.waiting(), span("wait for pictures"):
             batch = next(batches)
         before = self.images_seen
         self.step(batch)
         with span("logging"):
-            self._after_step(before)
+            return self._after_step(before)
 
     def step(self, batch: Batch) -> None:
         """One step on one global batch: each phase of the objective once, then the average."""
@@ -148,79 +164,113 @@ class Trainer:
                 self.device,
                 self.images_seen,
                 with_labels=bool(self.spec.classes),
+                noise_seed=self.settings.noise_seed(config.seed),
             )
         parts = inputs.split(config.accumulate)
+        factor = self.settings.learning_rate_factor
+        rate = factor * learning_rate_at(config, self.images_seen)
+        # Where the learning rate is as good as zero, standing still is no news.
+        after = self.images_seen + config.batch_size
+        due = Due.after(self.images_seen, after, config, self.job.health)
+        measured = due.look and rate > 0.01 * value_at(config.learning_rate, self.images_seen)
+        self.monitor.count(batch.labels_n)
         for phase in self.objective.phases:
-            optimizer = self.optimizers[phase.name]
-            set_pace(optimizer, config, self.images_seen)
-            optimizer.zero_grad(set_to_none=True)
-            train_only(self.networks, phase.networks)
-            networks = {
-                name: (self.replicas if name in phase.networks else self.networks)[name]
-                for name in self.networks
-            }
-            for number, part in enumerate(parts, start=1):
-                # Gradients of all parts add up, and are synchronised with the last one's.
-                trained = [networks[name] for name in phase.networks]
-                with self.collective.apart(trained, unsynchronised=number < len(parts)):
-                    with self._precision(), span(f"{phase.name}: forward"):
-                        loss, logs = self.objective.loss(phase, networks, part)
-                    # Exactly one backward: DDP synchronises gradients once per backward, and
-                    # silently leaves those of a second one unsynchronised.
-                    with span(f"{phase.name}: backward"):
-                        (loss / len(parts)).backward()  # type: ignore[no-untyped-call]
-                with span("logging"):
-                    self.meters.add(phase.name, logs, weight=1.0 / len(parts))
-            with span(f"{phase.name}: optimiser"):
-                optimizer.step()
+            if not self.monitor.pauses(phase.networks):
+                self._take_phase(phase, parts, factor, measured=measured)
         self.objective.after_step(config.batch_size, self.collective.sum_on_device)
-        self.images_seen += config.batch_size
+        self.images_seen = after
         self.meters.step(config.batch_size)
         with span("average of weights"):
             self.ema.update(self.served, config.batch_size, self.images_seen)
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        wanted = self.job.training.precision
-        bf16 = wanted == "bf16" or (wanted == "auto" and self.device.type == "cuda")
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16)
+    def _take_phase(
+        self, phase: Phase, parts: Sequence[TrainBatch], factor: float, *, measured: bool
+    ) -> None:
+        """One optimiser step, unless its gradients are not finite; of none of the ranks then."""
+        optimizer = self.optimizers[phase.name]
+        set_pace(optimizer, self.job.training, self.images_seen, factor=factor)
+        optimizer.zero_grad(set_to_none=True)
+        train_only(self.networks, phase.networks)
+        networks = {
+            name: (self.replicas if name in phase.networks else self.networks)[name]
+            for name in self.networks
+        }
+        logged: list[dict[str, torch.Tensor]] = []
+        for number, part in enumerate(parts, start=1):
+            # Gradients of all parts add up, and are synchronised with the last one's.
+            trained = [networks[name] for name in phase.networks]
+            with self.collective.apart(trained, unsynchronised=number < len(parts)):
+                with autocast(self.job.training, self.device), span(f"{phase.name}: forward"):
+                    loss, logs = self.objective.loss(phase, networks, part)
+                # Exactly one backward: DDP synchronises gradients once per backward, and
+                # silently leaves those of a second one unsynchronised.
+                with span(f"{phase.name}: backward"):
+                    gate.backward(loss / len(parts))
+            logged.append(logs)
+        with span(f"{phase.name}: optimiser"):
+            taken = gate.may_step(optimizer, guarded=self.job.health.enabled)
+            with self.monitor.striding(phase.networks, self.networks, taken, measured=measured):
+                gate.step_if(optimizer, taken)
+        with span("logging"):
+            record = Record.of(logged, taken)
+            self.meters.add(phase.name, record)
+            self.monitor.add(phase.name, record)
 
-    def _after_step(self, before: int) -> None:
-        config, seen = self.job.training, self.images_seen
-        done = seen >= config.images
-        checkpoint_due = crossed(before, seen, config.checkpoint_every) or done
-        evaluation_due = crossed(before, seen, config.evaluate_every) and not done
-        point_due = crossed(before, seen, config.tick_every) or checkpoint_due or evaluation_due
-        if not point_due and seen < self._look_at:
-            return
-        # A look comes first always: weights are not kept before losses were found finite.
-        stop = self._look(point_due)
+    def _after_step(self, before: int) -> bool:
+        """What is due after a step; True where the run was rolled back, and this trainer ends."""
+        seen = self.images_seen
+        due = Due.after(before, seen, self.job.training, self.job.health)
+        if not (due.point or due.look) and seen < self._look_at:
+            return False
+        stop = self._look(due.point)
         with self.meters.paused():
-            saved = checkpoint_due or stop
-            if saved:
-                self._save()
-            if evaluation_due and not stop:
+            healthy = not self.job.health.enabled
+            if due.look:
+                verdict = self._examine()
+                if verdict.action == "roll back":
+                    return True
+                healthy = verdict.healthy
+            if due.checkpoint or stop:
+                # No roll-back may lead to where a run was stopped by chance: it would go another
+                # way than the same run that was not stopped.
+                self._save(healthy=healthy and due.checkpoint)
+            if due.evaluation and not stop:
                 self._evaluate()
                 stop = bool(self.collective.agree(self._stop_wanted))
-            if stop and not done:
-                if not saved:
-                    self._save()
+                self._ends_early = self._should_end()
+                if self.monitor.is_best(seen) or stop or self._ends_early:
+                    self._save(healthy=healthy)
+            if stop and not due.done:
                 self._stopped()
+        return False
+
+    def _examine(self) -> Verdict:
+        """Look at the run's health, and take the rung of the ladder that this leads to."""
+        verdict = self.monitor.look(
+            self.images_seen, self.served, self._averaged, self.device, self.curves
+        )
+        self.keeper.follow(verdict, self.images_seen, self.monitor)
+        if verdict.action == "roll back" and self.curves is not None:
+            self.curves.close()
+        return verdict
+
+    @property
+    def _averaged(self) -> dict[str, nn.Module]:
+        """All networks that a checkpoint holds."""
+        return {**self.networks, "ema": self.ema.module}
+
+    def _should_end(self) -> bool:
+        return self.monitor.should_end(self.job.training.early_stop)
 
     def _look(self, point_due: bool) -> bool:
         """See how the run goes, draw a point of the curves if one is due; True asks for a stop."""
         reading = self.meters.read(self.collective)
         broken = [name for name, value in reading.losses.items() if not math.isfinite(value)]
-        if broken:
+        if broken and not self.job.health.enabled:
             self._event("diverged", losses=broken)
-            raise TrainingError(
-                f"{', '.join(broken)} is not finite at {self.images_seen:,} images.",
-                where=str(self.run.location),
-                cause="the run diverged, most often by a learning rate that is too high",
-                remedy="lower training.learning_rate and start with --fresh; "
-                "the last checkpoint is from before",
-            )
+            raise diverged(str(self.run.location), broken, self.images_seen)
         self.bad_samples.share()
-        self.writer.tell()
+        self.keeper.tell()
         stop = bool(self.collective.agree(self._say(reading, point_due)))
         if point_due or stop:
             self.meters.reset()
@@ -250,54 +300,27 @@ class Trainer:
             self.curves.tick(tick)
         return stop
 
-    def _save(self) -> None:
-        """Begin to write a checkpoint; the run goes on meanwhile."""
-        if self.world.is_main:
-            self.writer.save(self.images_seen, self.parts)
-
-    def _settle(self) -> None:
-        """Wait on every rank until the last checkpoint is written."""
-        self.writer.wait()
-        self.collective.barrier()
-
-    def _restore(self) -> None:
-        def damaged(place: Location, error: DataError) -> None:
-            self._event("damaged checkpoint skipped", checkpoint=place.name, cause=error.what)
-
-        self.images_seen = checkpoint.load_latest(self.run.checkpoints, self.parts, damaged)
-        agreed = self.collective.agree(self.images_seen)
-        if agreed != self.images_seen:
-            raise DataError(
-                f"Rank {self.world.rank} would go on from {self.images_seen:,} images, "
-                f"rank 0 from {agreed:,}.",
-                where=str(self.run.checkpoints),
-                cause="nodes see different folders under this name, or one could not read a file",
-                remedy="set storage to a place that all nodes share: a network disk or s3://",
-            )
-        if self.world.is_main:
-            self.run.rewind(self.images_seen)
-            self._event("resumed" if self.images_seen else "started", ranks=self.world.size)
-        # Nobody prunes or writes before all have read.
-        self.collective.barrier()
+    def _save(self, *, healthy: bool) -> None:
+        self.keeper.save(
+            self.images_seen, self.parts, self._averaged, self.monitor, healthy=healthy
+        )
 
     def _stopped(self) -> None:
-        self._settle()
+        self.keeper.settle()
         self._event("stopped")
+        kept, here = self.keeper.saved_at, self.keeper.saved_at == self.images_seen
         raise PreemptedError(
             f"Stopped at {self.images_seen:,} of {self.job.training.images:,} images; "
-            "the checkpoint is written.",
+            + ("the checkpoint is written." if here else "weights are not finite, and not kept."),
             where=str(self.run.location),
-            remedy="the same command goes on from here",
+            remedy=f"the same command goes on from {'here' if here else f'{kept:,} images'}",
         )
 
     def _owes_a_card(self) -> bool:
         """Whether a stop or a fault came between the restored checkpoint and its evaluation."""
         config, seen = self.job.training, self.images_seen
-        before = seen - config.batch_size
-        if before < 0 or seen >= config.images or not crossed(before, seen, config.evaluate_every):
-            return False
-        rows = self.run.metrics() if self.world.is_main else []
-        return not any(row["stage"] == "card" and row["images_seen"] == seen for row in rows)
+        due = Due.after(max(0, seen - config.batch_size), seen, config, self.job.health)
+        return due.evaluation and not any(c.images_seen == seen for c in self.monitor.cards)
 
     def _evaluate(self, *, last: bool = False) -> Card:
         config = self.job.evaluation
@@ -329,6 +352,7 @@ class Trainer:
             on_sheet=lambda png: samples.keep_nearest(self.run, png, self.images_seen),
         )
         self.last_card = card
+        self.monitor.note_card(grade_of(card, self.images_seen))
         if self.curves is not None:
             samples.write(
                 self.run,
@@ -340,7 +364,8 @@ class Trainer:
                 self.held_out,
             )
             samples.write_traversals(self.run, self.ema.module, card, self.images_seen, self.device)
-            self.run.card.write_text(card.model_dump_json(indent=2))
+            for place in (self.run.card, self.run.card_at(self.images_seen)):
+                place.write_text(card.model_dump_json(indent=2))
             self.curves.card(self.images_seen, card)
             self._event("evaluated", headline=headline(card))
             write_report(self.run, self.job)
@@ -348,26 +373,19 @@ class Trainer:
         return card
 
     def _finish(self) -> Outcome:
-        card = self._evaluate(last=True)
-        self._settle()
+        card, config = self.last_card, self.job.evaluation
+        # A run that ends early has a card of this clock, but maybe not with all that the last has.
+        if card is None or card.images_seen != self.images_seen or config != config.between:
+            card = self._evaluate(last=True)
+        self.keeper.settle()
         digest = ""
         if self.curves is not None:
-            self.run.bundle.remove()
-            digest = write_bundle(
-                self.run.bundle,
-                model_config=self.job.model,
-                spec=self.spec,
-                state=self.ema.state_dict(),
-                card=card,
-                samples_png=samples.latest(self.run),
-                name=self.job.name,
-                images_seen=self.images_seen,
+            digest, card = write_ending(
+                self.run, self.job, self.spec, self.ema, self.keeper, card, self.monitor.best
             )
-            self._event("finished", digest=digest)
-            write_report(self.run, self.job)
             self.curves.close()
             done = Tick(
-                stage="done",
+                stage="stopped early" if self._ends_early else "done",
                 images_seen=self.images_seen,
                 images=self.job.training.images,
                 headline=headline(card),
@@ -381,11 +399,6 @@ class Trainer:
     def _event(self, kind: str, **facts: Any) -> None:
         if self.world.is_main:
             self.run.event(kind, self.images_seen, **facts)
-
-
-def crossed(before: int, after: int, every: int) -> bool:
-    """Whether a multiple of `every` lies in `(before, after]`."""
-    return after // every > before // every
 
 
 def train(
@@ -406,4 +419,8 @@ def train(
     """
     device = device or torch.device("cpu")
     suit_process(device)
-    return Trainer(job, world, device, on_tick).train()
+    while True:
+        outcome = Trainer(job, world, device, on_tick).train()
+        if outcome is not None:
+            return outcome
+        gc.collect()  # a trainer's replicas refer to one another, and the next one needs the memory

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from threading import Thread
 
 from distgen.core.part import Part
@@ -23,24 +23,39 @@ class CheckpointWriter:
         folder: Where checkpoints are.
         keep: How many of them stay.
         on_written: Told the images seen of each in the thread that trains, some time later.
+        besides: The clocks of older ones that stay, asked in the thread that writes.
     """
 
-    def __init__(self, folder: Location, keep: int, on_written: OnWritten) -> None:
+    def __init__(
+        self,
+        folder: Location,
+        keep: int,
+        on_written: OnWritten,
+        besides: Callable[[], Collection[int]] = tuple,
+    ) -> None:
         self._folder = folder
         self._keep = keep
         self._on_written = on_written
+        self._besides = besides
         self._thread: Thread | None = None
         self._error: Exception | None = None
         self._written: int | None = None
 
-    def save(self, images_seen: int, parts: Mapping[str, Part]) -> None:
+    def save(
+        self,
+        images_seen: int,
+        parts: Mapping[str, Part],
+        *,
+        healthy: bool = True,
+        rollbacks: int = 0,
+    ) -> None:
         """Copy the parts and begin to write them; waits for the checkpoint before.
 
         Raises:
             OSError: The checkpoint before could not be written.
         """
         self.wait()
-        snapshot = take(images_seen, parts)
+        snapshot = take(images_seen, parts, healthy=healthy, rollbacks=rollbacks)
         # A thread that must not keep a process alive which was told to end at once.
         self._thread = Thread(
             target=self._write, args=(snapshot,), name="distgen-checkpoint", daemon=True
@@ -79,7 +94,7 @@ class CheckpointWriter:
     def _write(self, snapshot: Snapshot) -> None:
         try:
             checkpoint.write(self._folder, snapshot)
-            checkpoint.prune(self._folder, self._keep)
+            checkpoint.prune(self._folder, self._keep, self._besides())
             self._written = snapshot.images_seen
         except Exception as error:  # belongs to the thread that trains
             self._error = error

@@ -40,9 +40,10 @@ from distgen.data import build, open_shard_set
 from distgen.models import FAMILIES, build_networks
 from distgen.objectives import Noise, TrainBatch, build_objective
 from distgen.training.job import TrainJob
+from distgen.training.optim import train_only
 from distgen.training.process import suit_process
 from distgen.training.run import open_pictures, prepare
-from distgen.training.trainer import Trainer, train_only
+from distgen.training.trainer import Trainer
 
 PEAK_TFLOPS = {  # dense bf16 (fp16 where there is none), as the makers' data sheets say
     "B200": 2250.0,
@@ -137,7 +138,7 @@ def measure(case: Case, folder: Path, *, steps: int, pictures: int, peak: float 
             trainer.advance(stream)
         synchronise(device)
         reading = trainer.meters.read(trainer.collective)
-    trainer.writer.wait()
+    trainer.keeper.settle()
     if trainer.curves is not None:
         trainer.curves.close()
     flops = flops_per_image(job)

@@ -19,10 +19,12 @@ from distgen.metrics.memorisation import MemorisationConfig
 from distgen.registry.bundle import load_bundle
 from distgen.training import checkpoint, inputs, trainer
 from distgen.training.collective import Collective
+from distgen.training.due import crossed
 from distgen.training.job import TrainJob
 from distgen.training.outcome import finished_outcome
 from distgen.training.run import Tick, prepare
-from distgen.training.trainer import crossed, train, train_only
+from distgen.training.signals import HealthConfig
+from distgen.training.trainer import train
 
 FAMILIES = ("gan", "vae", "hvae", "rvae")
 AUGMENTATION = "augmentation.safetensors"
@@ -115,13 +117,13 @@ def test_everything_that_a_gan_can_be_told_is_the_same_after_a_resume(make_job, 
     assert 0.4 < halfway["probability"] < found["probability"]
 
 
-def test_without_augmentation_a_checkpoint_has_the_parts_that_it_always_had(make_job, start):
+def test_without_augmentation_a_checkpoint_has_no_part_for_it(make_job, start):
     run = start(make_job("gan"))
     train(run.job())
     parts = {name.partition(".")[0] for name in weights(run)}
     assert parts == {
         "network-generator", "network-discriminator", "optimizer-generator",
-        "optimizer-discriminator", "ema",
+        "optimizer-discriminator", "ema", "health",
     }  # fmt: skip
 
 
@@ -242,13 +244,14 @@ def test_a_finished_run_leaves_all_that_it_promises(family, make_job, start):
     told = [(e["event"], e["images_seen"]) for e in run.events()]
     # Checkpoints are written meanwhile, and told of when they are complete.
     assert [event for event in told if event[0] == "checkpoint"] == [
-        ("checkpoint", seen) for seen in (96, 192, 288, 320)
+        ("checkpoint", seen) for seen in (96, 160, 192, 288, 320)
     ]
     assert [event for event in told if event[0] != "checkpoint"] == [
         ("started", 0), ("evaluated", 160), ("evaluated", 320), ("finished", 320),
     ]  # fmt: skip
     assert told[-1][0] == "finished"
-    assert len(checkpoint.complete(run.checkpoints)) == run.job().training.keep
+    kept = [int(place.name) for place in checkpoint.complete(run.checkpoints)]
+    assert kept == [160, 288, 320], "the two newest, and that of the best card so far"
     assert run.is_finished(320)
     assert not run.is_finished(321)
     assert finished_outcome(run) == outcome
@@ -287,10 +290,11 @@ def test_the_bundle_holds_the_average_not_the_last_weights(make_job, start):
     assert any(not torch.equal(served[name], last[name]) for name in last)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+def test_a_loss_that_is_not_finite_stops_an_unwatched_run_and_keeps_the_last_good_checkpoint(
     make_job, start
 ):
-    run = start(make_job("vae", learning_rate=1e18, checkpoint_every=32, log_every=32))
+    job = make_job("vae", learning_rate=1e18, checkpoint_every=32, log_every=32)
+    run = start(job.model_copy(update={"health": HealthConfig(enabled=False)}))
     with pytest.raises(TrainingError) as caught:
         train(run.job())
     assert "not finite" in caught.value.what
@@ -324,13 +328,6 @@ def test_a_longer_job_goes_on_from_a_finished_run(make_job, start):
     whole = start(make_job("vae", "whole", images=320))
     train(whole.job())
     assert weights(longer) == weights(whole)
-
-
-def test_only_the_networks_of_a_phase_can_learn_in_it():
-    networks = {"a": torch.nn.Linear(1, 1), "b": torch.nn.Linear(1, 1)}
-    train_only(networks, ["b"])
-    assert not networks["a"].weight.requires_grad
-    assert networks["b"].weight.requires_grad
 
 
 def test_intervals_fire_once_however_the_steps_fall():
