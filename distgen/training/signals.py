@@ -289,18 +289,23 @@ def posterior_collapse(kls: Sequence[float], config: HealthConfig, *, late: bool
     return _below("posterior collapse", kls if late else (), config.least_kl, config, grave=False)
 
 
-def class_skew(counts_c: np.ndarray, usual_c: np.ndarray) -> float:
-    """How one-sided classes are: 0 as usual, 1 (or a little more) where all pictures are of one.
+_LEAST_ROOM = 0.4
+"""What a class could have beyond its usual share counts as at least this much."""
 
-    The total variation distance of the two histograms, over the least that a single class has
-    from the usual ones. Zero where either is too small to say.
+
+def class_skew(counts_c: np.ndarray, usual_c: np.ndarray) -> float:
+    """How one-sided classes are: 0 as usual, 1 where all pictures are of one.
+
+    The most that a class has beyond its usual share, over the most that it could have. Zero where
+    there are too few pictures to say; and of a class that most pictures are of anyway it says
+    little, for chance alone makes all of a few pictures such ones.
     """
     classes = int((usual_c > 0).sum())
     fewest = 10 * max(classes, 2)
     if classes < 2 or counts_c.sum() < fewest or usual_c.sum() < 3 * fewest:
         return 0.0
     now, usual = counts_c / counts_c.sum(), usual_c / usual_c.sum()
-    return float(0.5 * np.abs(now - usual).sum() / (1.0 - usual.max()))
+    return float(((now - usual) / np.maximum(1.0 - usual, _LEAST_ROOM)).max())
 
 
 @dataclass(frozen=True)

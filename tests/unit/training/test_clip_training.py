@@ -91,7 +91,7 @@ def test_clips_train_and_resume_bit_for_bit(squares: str, tmp_path: Path):
     train_until(broken, 64)
     found = train_until(broken, 192)
     weights = [name for name in expected if name.endswith(".safetensors")]
-    assert len(weights) == 3, "the network, its optimiser and its average"
+    assert len(weights) == 4, "the network, its optimiser, its average and its health"
     assert {name: found[name] for name in weights} == {name: expected[name] for name in weights}
     ticks = [row["losses"] for row in whole.metrics() if row["stage"] == "train"]
     assert ticks == [row["losses"] for row in broken.metrics() if row["stage"] == "train"]
