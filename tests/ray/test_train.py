@@ -94,6 +94,7 @@ def test_finished_run_is_left_alone(whole: TrainJob) -> None:
     assert (weights(whole), RunFolder(whole.location).events()) == before
 
 
+@pytest.mark.slow
 def test_run_is_given_up_after_its_last_failure(make_job: MakeJob) -> None:
     job = make_job("vae", scaling__max_failures=0)
     with pytest.raises(TrainingError, match=r"(?s)failed 1 times.*process died.*resumes"):
@@ -155,6 +156,7 @@ def test_one_rank_sees_the_losses_of_two(
         assert one == pytest.approx(two, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_damaged_shard_ends_the_run_with_its_own_error(make_job: MakeJob, tmp_path: Path) -> None:
     from distgen.data import build
 

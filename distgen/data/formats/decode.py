@@ -57,7 +57,7 @@ def _decode_with_pillow(data: bytes | memoryview, out_hwc: np.ndarray) -> None:
             if image.size != (out_hwc.shape[1], out_hwc.shape[0]):
                 raise _wrong_size((image.height, image.width), out_hwc)
             pixels = np.asarray(image.convert("L" if out_hwc.shape[2] == 1 else "RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise ValueError(str(error)) from error
     out_hwc[...] = pixels.reshape(out_hwc.shape)
 

@@ -58,6 +58,7 @@ def test_what_follows_the_last_bucket_is_waiting_for_other_ranks():
 
 
 @pytest.mark.parametrize(("family", "workers"), [("gan", 1), ("vae", 2)])
+@pytest.mark.slow
 def test_the_parts_of_a_profile_add_up_to_the_step(family, workers, digits, tmp_path):
     raw = {
         "name": "profiled",
