@@ -7,14 +7,12 @@ steps, whose posterior has read the whole picture in both directions.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distgen.core.spec import ImageSpec
-from distgen.models.base import LatentNoise, LatentTerms, Likelihood
+from distgen.models.base import LatentTerms, PictureLatentModel
 from distgen.models.layers import LINEAR, Contract, Expand, Pyramid, linear, pyramid_for
 from distgen.models.recurrent import LatentSteps, Recurrence, summed, unroll
 
@@ -67,7 +65,7 @@ class BandDecoder(nn.Module):
         return outputs_nchw
 
 
-class BandModel(nn.Module):
+class BandModel(PictureLatentModel):
     """p(x | z_1..z_T) and a recurrent prior over bands; a `LatentVariableModel`.
 
     Args:
@@ -81,8 +79,6 @@ class BandModel(nn.Module):
     Raises:
         UsageError: The pictures' size does not fit.
     """
-
-    num_classes = 0
 
     def __init__(
         self,
@@ -102,19 +98,9 @@ class BandModel(nn.Module):
         self.latent_groups = (step_dim,) * pyramid.base_height
         self.latent_dim = sum(self.latent_groups)
 
-    def observe(self, images_nchw: Tensor, uniforms_nchw: Tensor) -> Tensor:
-        """Pictures in [-1, 1] as the likelihood sees them: binarised, or dequantised."""
-        return self._likelihood.observe(images_nchw, uniforms_nchw)
-
     def encode(self, observed_nchw: Tensor) -> tuple[Tensor, ...]:
         """Evidence for each band [n, time, features]."""
         return (self.encoder(observed_nchw),)
-
-    def terms(
-        self, observed_nchw: Tensor, encoding: tuple[Tensor, ...], normals_nd: Tensor
-    ) -> LatentTerms:
-        """The terms of the bound with one posterior sample each."""
-        return self.draw(observed_nchw, encoding, normals_nd)[1]
 
     def draw(
         self,
@@ -143,11 +129,6 @@ class BandModel(nn.Module):
             kl_nd=whole.kl_nd,
         )
 
-    def forward(self, images_nchw: Tensor, noise: LatentNoise) -> LatentTerms:
-        """The terms of the bound for pictures in [-1, 1], with one posterior sample each."""
-        observed_nchw = self.observe(images_nchw, noise.uniforms_nchw)
-        return self.terms(observed_nchw, self.encode(observed_nchw), noise.normals_nd)
-
     def sample(self, latents_nd: Tensor, labels_n: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """The expected pictures [n, c, h, w] in [-1, 1] under p(x|z)."""
         return self._decoded(self._by_step(latents_nd), None)
@@ -166,7 +147,3 @@ class BandModel(nn.Module):
 
     def _by_step(self, normals_nd: Tensor) -> Tensor:
         return normals_nd.reshape(len(normals_nd), len(self.latent_groups), -1)
-
-    @property
-    def _likelihood(self) -> Likelihood:
-        return cast(Likelihood, self.likelihood)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -162,3 +162,33 @@ class LatentReader(LatentVariableModel, Protocol):
                 from the prior: their KL is zero, and the later groups' posteriors know of it.
         """
         ...
+
+
+class PictureLatentModel(nn.Module, LatentReader):
+    """What every `LatentReader` of pictures shares, however its latents hang together.
+
+    Who extends it sets `likelihood` (a module that is a `Likelihood`), `latent_dim` and
+    `latent_groups`, and has `encode`, `draw`, `sample` and `reconstruct`.
+    """
+
+    num_classes = 0
+    likelihood: nn.Module
+
+    def observe(self, images_nchw: Tensor, uniforms_nchw: Tensor) -> Tensor:
+        """Pictures in [-1, 1] as the likelihood sees them: binarised, or dequantised."""
+        return self._likelihood.observe(images_nchw, uniforms_nchw)
+
+    def terms(
+        self, observed_nchw: Tensor, encoding: tuple[Tensor, ...], normals_nd: Tensor
+    ) -> LatentTerms:
+        """The terms of the bound with one posterior sample each."""
+        return self.draw(observed_nchw, encoding, normals_nd)[1]
+
+    def forward(self, images_nchw: Tensor, noise: LatentNoise) -> LatentTerms:
+        """The terms of the bound for pictures in [-1, 1], with one posterior sample each."""
+        observed_nchw = self.observe(images_nchw, noise.uniforms_nchw)
+        return self.terms(observed_nchw, self.encode(observed_nchw), noise.normals_nd)
+
+    @property
+    def _likelihood(self) -> Likelihood:
+        return cast(Likelihood, self.likelihood)

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from distgen.models.base import LatentNoise, LatentTerms, Likelihood
+from distgen.models.base import LatentTerms, PictureLatentModel
 from distgen.models.gaussians import DiagonalGaussian, standard_normal_log_prob
 
 
@@ -41,7 +41,7 @@ class LatentGroup(Protocol):
         ...
 
 
-class HierarchicalModel(nn.Module):
+class HierarchicalModel(PictureLatentModel):
     """p(x|z) p(z1) p(z2|z1) ... with an inference network; a `LatentVariableModel`.
 
     Args:
@@ -53,8 +53,6 @@ class HierarchicalModel(nn.Module):
         likelihood: A module that is a `Likelihood`.
         first_dim: Size of the first group.
     """
-
-    num_classes = 0
 
     def __init__(
         self,
@@ -75,21 +73,11 @@ class HierarchicalModel(nn.Module):
         self.latent_groups = (first_dim, *sizes)
         self.latent_dim = sum(self.latent_groups)
 
-    def observe(self, images_nchw: Tensor, uniforms_nchw: Tensor) -> Tensor:
-        """Pictures in [-1, 1] as the likelihood sees them (see its own `observe`)."""
-        return self._likelihood.observe(images_nchw, uniforms_nchw)
-
     def encode(self, observed_nchw: Tensor) -> tuple[Tensor, ...]:
         """Mean and log scale of the first group's posterior, and messages to the others'."""
         parameters, *messages = self.encoder(observed_nchw)
         mean_nd, raw_nd = parameters.float().chunk(2, dim=1)
         return (*DiagonalGaussian.of(mean_nd, raw_nd), *messages)
-
-    def terms(
-        self, observed_nchw: Tensor, encoding: tuple[Tensor, ...], normals_nd: Tensor
-    ) -> LatentTerms:
-        """The terms of the bound with one posterior sample each."""
-        return self.draw(observed_nchw, encoding, normals_nd)[1]
 
     def draw(
         self,
@@ -133,11 +121,6 @@ class HierarchicalModel(nn.Module):
             kl_nd=whole.kl_to_standard(),
         )
 
-    def forward(self, images_nchw: Tensor, noise: LatentNoise) -> LatentTerms:
-        """The terms of the bound for pictures in [-1, 1], with one posterior sample each."""
-        observed_nchw = self.observe(images_nchw, noise.uniforms_nchw)
-        return self.terms(observed_nchw, self.encode(observed_nchw), noise.normals_nd)
-
     def sample(self, latents_nd: Tensor, labels_n: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """The expected pictures [n, c, h, w] in [-1, 1] under p(x|z).
 
@@ -170,7 +153,3 @@ class HierarchicalModel(nn.Module):
     @property
     def _groups(self) -> Iterator[LatentGroup]:
         return (cast(LatentGroup, group) for group in self.groups)
-
-    @property
-    def _likelihood(self) -> Likelihood:
-        return cast(Likelihood, self.likelihood)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
-from distgen.models.base import LatentNoise, LatentTerms, Likelihood
+from distgen.models.base import LatentTerms, PictureLatentModel
 from distgen.models.gaussians import DiagonalGaussian, standard_normal_log_prob
 
 
-class SingleLatentModel(nn.Module):
+class SingleLatentModel(PictureLatentModel):
     """p(x|z) p(z) with an inference network q(z|x); a `LatentVariableModel`.
 
     Args:
@@ -20,8 +18,6 @@ class SingleLatentModel(nn.Module):
         likelihood: A module that is a `Likelihood`.
         latent_dim: Size of z.
     """
-
-    num_classes = 0
 
     def __init__(
         self, encoder: nn.Module, decoder: nn.Module, likelihood: nn.Module, latent_dim: int
@@ -33,20 +29,10 @@ class SingleLatentModel(nn.Module):
         self.latent_dim = latent_dim
         self.latent_groups = (latent_dim,)
 
-    def observe(self, images_nchw: Tensor, uniforms_nchw: Tensor) -> Tensor:
-        """Pictures in [-1, 1] as the likelihood sees them: binarised, or dequantised."""
-        return self._likelihood.observe(images_nchw, uniforms_nchw)
-
     def encode(self, observed_nchw: Tensor) -> DiagonalGaussian:
         """q(z|x) for observed pictures."""
         mean_nd, raw_nd = self.encoder(observed_nchw).float().chunk(2, dim=1)
         return DiagonalGaussian.of(mean_nd, raw_nd)
-
-    def terms(
-        self, observed_nchw: Tensor, encoding: tuple[Tensor, ...], normals_nd: Tensor
-    ) -> LatentTerms:
-        """The terms of the bound with one posterior sample each."""
-        return self.draw(observed_nchw, encoding, normals_nd)[1]
 
     def draw(
         self,
@@ -68,11 +54,6 @@ class SingleLatentModel(nn.Module):
             kl_nd=posterior.kl_to_standard(),
         )
 
-    def forward(self, images_nchw: Tensor, noise: LatentNoise) -> LatentTerms:
-        """The terms of the bound for pictures in [-1, 1], with one posterior sample each."""
-        observed_nchw = self.observe(images_nchw, noise.uniforms_nchw)
-        return self.terms(observed_nchw, self.encode(observed_nchw), noise.normals_nd)
-
     def sample(self, latents_nd: Tensor, labels_n: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """The expected pictures [n, c, h, w] in [-1, 1] under p(x|z)."""
         return self._likelihood.mean(self.decoder(latents_nd).float())
@@ -85,7 +66,3 @@ class SingleLatentModel(nn.Module):
         """
         observed_nchw = self.observe(images_nchw, torch.full_like(images_nchw, 0.5))
         return self.sample(self.encode(observed_nchw).mean_nd, labels_n)
-
-    @property
-    def _likelihood(self) -> Likelihood:
-        return cast(Likelihood, self.likelihood)
