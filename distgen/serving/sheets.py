@@ -9,9 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distgen.metrics.grid import to_uint8_nhwc
+from distgen.core.errors import UsageError, did_you_mean
+from distgen.metrics.animation import AnimationFormat, animate, moving_grid, sheet_png
+from distgen.metrics.grid import grid_png, to_uint8_nhwc
+from distgen.metrics.traversal import traversal_sheet
 from distgen.models.base import Sampler
 from distgen.models.latents import Latents, interpolate
+from distgen.registry.bundle import Bundle
+from distgen.serving.engine import network_of
 from distgen.serving.sampler import Picture, UInt8Images, latents_for, picture_seed
 
 _BATCH = 64
@@ -67,11 +72,55 @@ def walk(network: Sampler, options: SheetOptions) -> UInt8Images:
     return paint(network, np.concatenate(rows), options)
 
 
-KINDS: dict[str, Callable[[Sampler, SheetOptions], UInt8Images]] = {
+PAINTED: dict[str, Callable[[Sampler, SheetOptions], UInt8Images]] = {
     "grid": grid,
     "interpolate": walk,
 }
-"""What a sheet can show: pictures row by row."""
+"""Sheets of pictures row by row."""
+KINDS = (*PAINTED, "traverse")
+"""What a sheet can show."""
+
+
+def sheet(
+    bundle: Bundle, kind: str, options: SheetOptions, moving: AnimationFormat | None = None
+) -> bytes:
+    """A sheet as PNG; of a model of clips also as a file in which they play.
+
+    Args:
+        bundle: Whose pictures.
+        kind: One of `KINDS`. `grid` and `interpolate` show pictures row by row, clips on a PNG
+            their frames; `traverse` has a row for each of the latents that hold most, by the
+            bundle's card, and shows what the picture of the prior's mean becomes as one moves.
+        options: What it shows.
+        moving: The format in which clips play; None: PNG.
+
+    Raises:
+        UsageError: There is no such kind, or not of this model.
+        ValueError: It would be absurdly large.
+    """
+    network, frames = network_of(bundle), bundle.spec.frames
+    if kind not in KINDS:
+        raise UsageError(f"There is no kind of sheet {kind!r}.", remedy=did_you_mean(kind, KINDS))
+    if moving and (frames is None or kind not in PAINTED):
+        what = "Traversals do" if kind not in PAINTED else "Single pictures do"
+        raise UsageError(f"{what} not play.", remedy="--out with a name that ends in .png")
+    if kind in PAINTED:
+        pictures = PAINTED[kind](network, options)
+        if frames is None:
+            return grid_png(pictures, columns=options.columns)
+        if moving:
+            return animate(moving_grid(pictures, columns=options.columns), moving)
+        return sheet_png(pictures, together=options.columns if kind == "interpolate" else 0)
+    card = bundle.card
+    if card is None or card.latents is None or frames is not None:
+        raise UsageError(
+            f"What each latent of {bundle.name} does was not measured.",
+            where=str(bundle.location),
+            cause="it is a GAN, a model of clips, or was never evaluated",
+            remedy="--kind interpolate",
+        )
+    label = options.labels[0] if options.labels else None
+    return traversal_sheet(network, card.latents.groups, label=label, rows=options.rows)
 
 
 @torch.inference_mode()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from distgen.serving.sampler import Picture, Sampler, picture_seed
-from distgen.serving.sheets import KINDS, SheetOptions, grid, walk
+from distgen.serving.sheets import PAINTED, SheetOptions, grid, walk
 
 
 def test_a_grid_shows_what_an_endpoint_sends(make_network):
@@ -39,11 +39,11 @@ def test_a_walk_begins_and_ends_at_pictures_of_the_seed(name: str, make_network)
     assert not np.array_equal(rows[0, 0], rows[0, -1])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PAINTED)
 def test_truncation_brings_pictures_closer_together(kind: str, make_network):
     network, _ = make_network("rgb-gan")
     spreads = [
-        KINDS[kind](network, SheetOptions(rows=4, columns=8, truncation=bound)).std(axis=0).mean()
+        PAINTED[kind](network, SheetOptions(rows=4, columns=8, truncation=bound)).std(axis=0).mean()
         for bound in (0.05, 0.5, None)
     ]
     assert spreads == sorted(spreads)
