@@ -192,9 +192,7 @@ class ResidualExpand(nn.Module):
         self.stages = nn.ModuleList(_stage(width, shape) for width in shape.widths)
         self.changes = nn.ModuleList(_change(*pair) for pair in pairwise(shape.widths))
         self.to_image = (
-            pointwise(finest, channels, LINEAR)
-            if shape.patch == 1
-            else scaled(nn.ConvTranspose2d(finest, channels, 4, stride=2, padding=1), LINEAR)
+            pointwise(finest, channels, LINEAR) if shape.patch == 1 else Smooth(finest, channels)
         )
 
     def forward(self, vectors_ni: Tensor) -> Tensor:
@@ -205,6 +203,25 @@ class ResidualExpand(nn.Module):
         for change, stage in zip(self.changes, self.stages[1:], strict=True):
             features = stage(upsample(change(features)))
         images_nchw: Tensor = self.to_image(features)
+        return images_nchw
+
+
+class Smooth(nn.Module):
+    """Pictures of twice the resolution, without a level of blocks there.
+
+    Features are doubled by the filter, as everywhere, and only then weighed: a transposed
+    convolution, which paints 2x2 pixels from each place, leaves its pattern on every picture.
+    """
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        super().__init__()
+        middle = max(1, inputs // 2)
+        self.narrow = pointwise(inputs, middle, 1.0)
+        self.weigh = scaled(nn.Conv2d(middle, channels, 3, padding=1), LINEAR)
+
+    def forward(self, features_nchw: Tensor) -> Tensor:
+        """Unbounded pictures [n, channels, 2 h, 2 w]."""
+        images_nchw: Tensor = self.weigh(activate(upsample(self.narrow(features_nchw))))
         return images_nchw
 
 

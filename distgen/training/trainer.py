@@ -17,13 +17,13 @@ from distgen.core.schedule import value_at
 from distgen.core.seeding import derive
 from distgen.core.spans import span
 from distgen.core.world import World
-from distgen.data import Batch, Stream, has_split, open_shard_set
+from distgen.data import Batch, Stream, open_shard_set
 from distgen.data.streaming.mixed import open_data
-from distgen.metrics.card import Card, evaluate_card
+from distgen.metrics.card import Card
 from distgen.models import FAMILIES, build_networks
 from distgen.objectives import build_objective
 from distgen.objectives.base import Phase, TrainBatch
-from distgen.training import curves, gate, samples
+from distgen.training import curves, gate
 from distgen.training.bad_samples import BadSamples
 from distgen.training.collective import Collective
 from distgen.training.compiling import compile_calls, to_compile
@@ -35,12 +35,12 @@ from distgen.training.inputs import autocast, open_stream, to_device
 from distgen.training.job import TrainJob
 from distgen.training.keeper import Keeper
 from distgen.training.ladder import Settings, Verdict, diverged
+from distgen.training.measuring import Measuring
 from distgen.training.meters import Meters, Reading, Record
 from distgen.training.monitor import Monitor, newest_grades
 from distgen.training.optim import build_optimizers, learning_rate_at, set_pace, train_only
 from distgen.training.outcome import Outcome, headline
 from distgen.training.process import suit_process
-from distgen.training.report import write_report
 from distgen.training.run import RunFolder, Tick
 
 OnTick = Callable[[Tick], bool]
@@ -63,8 +63,6 @@ class Trainer:
         self.collective = Collective(world)
         self.shard_set = open_shard_set(job.data.shards, "train")
         self.pictures = open_data(job.data)
-        shards = job.data.shards
-        self.held_out = open_shard_set(shards, "test") if has_split(shards, "test") else None
         self.spec = self.shard_set.spec
 
         with torch.random.fork_rng(devices=[]):
@@ -87,6 +85,7 @@ class Trainer:
         )
         self.optimizers = build_optimizers(self.objective.phases, self.networks, job.training)
         self.meters = Meters(device)
+        self.measuring = Measuring(job, self.run, self.shard_set, world, self.collective, device)
         self.monitor = Monitor(job, self.settings, self.run, self.collective, self.shard_set)
         self.bad_samples = BadSamples(
             self.run, self.collective, job.data.tolerance, self.pictures.num_samples
@@ -336,39 +335,12 @@ class Trainer:
                 )
                 self._stop_wanted |= self.on_tick(tick)
 
-        card = evaluate_card(
-            self.ema.module,
-            self.job.model,
-            self.shard_set,
-            self.held_out,
-            config if last else config.between,
-            seed=self.job.training.seed,
-            world=self.world,
-            device=self.device,
-            images_seen=self.images_seen,
-            tolerance=self.job.data.tolerance,
-            gather=self.collective.gather_rows,
-            on_progress=progress,
-            on_sheet=lambda png: samples.keep_nearest(self.run, png, self.images_seen),
-        )
+        network, seen = self.ema.module, self.images_seen
+        card = self.measuring.measure(network, seen, config if last else config.between, progress)
         self.last_card = card
-        self.monitor.note_card(grade_of(card, self.images_seen))
+        self.monitor.note_card(grade_of(card, seen))
         if self.curves is not None:
-            samples.write(
-                self.run,
-                self.ema.module,
-                self.shard_set,
-                self.job,
-                self.images_seen,
-                self.device,
-                self.held_out,
-            )
-            samples.write_traversals(self.run, self.ema.module, card, self.images_seen, self.device)
-            for place in (self.run.card, self.run.card_at(self.images_seen)):
-                place.write_text(card.model_dump_json(indent=2))
-            self.curves.card(self.images_seen, card)
-            self._event("evaluated", headline=headline(card))
-            write_report(self.run, self.job)
+            self.measuring.write(network, seen, card, self.curves)
         self.collective.barrier()
         return card
 
