@@ -7,7 +7,13 @@ from distgen.core.errors import UsageError
 from distgen.core.spec import ImageSpec
 from distgen.models import GANConfig, build_networks
 from distgen.models.layers import pyramid_for
-from distgen.models.residual import downsample, minibatch_deviation, shape_for, upsample
+from distgen.models.residual import (
+    Smooth,
+    downsample,
+    minibatch_deviation,
+    shape_for,
+    upsample,
+)
 
 KERNEL = torch.tensor([1.0, 3.0, 3.0, 1.0])
 
@@ -64,6 +70,15 @@ def test_resampling_keeps_what_is_flat_away_from_the_edges():
     flat = torch.full((1, 3, 8, 8), 0.7)
     torch.testing.assert_close(inner(upsample(flat)), torch.full((1, 3, 12, 12), 0.7))
     torch.testing.assert_close(downsample(flat)[..., 1:-1, 1:-1], torch.full((1, 3, 2, 2), 0.7))
+
+
+def test_what_is_flat_is_painted_without_a_pattern():
+    torch.manual_seed(0)
+    images = Smooth(6, 3)(torch.randn(2, 6, 1, 1).expand(2, 6, 8, 8))
+    assert images.shape == (2, 3, 16, 16)
+    inside = images[:, :, 4:-4, 4:-4]
+    assert images.std() > 0.01
+    assert torch.allclose(inside, inside[:, :, :1, :1].expand_as(inside), atol=1e-5)
 
 
 @pytest.mark.parametrize("resample", [upsample, downsample])
