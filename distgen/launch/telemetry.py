@@ -30,6 +30,10 @@ class Member:
     host: str
     interface: str
     """The network interface that gloo talks through; empty where gloo chooses."""
+    node: str = ""
+    """Ray's id of the node."""
+    started: float = 0.0
+    """When the process began, in seconds of its node's clock: numbers of processes come again."""
 
 
 @dataclass

@@ -22,7 +22,8 @@ from distgen.data.streaming.mixed import Pictures
 from distgen.launch.cluster import Connection, Room, connect, slots
 from distgen.launch.faults import GiveUpOnKnownErrors, root_cause, unwrap
 from distgen.launch.network import InterfaceTorchConfig
-from distgen.launch.telemetry import News, Telemetry
+from distgen.launch.telemetry import Member, News, Telemetry
+from distgen.launch.watchdog import Silence, look_into
 from distgen.launch.worker import run_rank
 from distgen.training.job import ScalingConfig, TrainJob
 from distgen.training.local import stop_on_signals
@@ -141,6 +142,8 @@ class _Launch:
         self._attempts = 0
         self._announced = 0
         self._images_seen = 0
+        self._members: list[Member] = []
+        self._silence = Silence(job.scaling.patience_s)
 
     def run(self, stop: threading.Event | None) -> Outcome:
         telemetry = Telemetry.start()
@@ -195,6 +198,8 @@ class _Launch:
             wanted |= any(stop.is_set() for stop in stops)
             if over:
                 return
+            if self._silence.is_too_long():
+                self._end_what_hangs()
             if wanted and not asked:
                 telemetry.request_stop()
                 self._on_message("Stopping after a checkpoint; Ctrl-C again ends at once.")
@@ -209,6 +214,8 @@ class _Launch:
     def _show(self, news: News) -> bool:
         """Pass news to whoever watches; True where they ask for a stop."""
         wanted = False
+        self._silence.listen(news)
+        self._members = news.members
         for fault in news.faults:
             self._folder.event("workers lost", self._images_seen, cause=fault)
             self._on_message(f"Workers lost, {fault}. Restarting from the last checkpoint.")
@@ -222,6 +229,23 @@ class _Launch:
             self._images_seen = tick.images_seen
             wanted |= self._on_tick(tick)
         return wanted
+
+    def _end_what_hangs(self) -> None:
+        """Write down where each rank is, and end them all: none can go on without the others."""
+        self._silence.forget()
+        findings = look_into(self._members)
+        folder = (self._folder.location / "stacks").make_dir()
+        for finding in findings:
+            name = f"{self._images_seen:012d}-rank-{finding.rank}.txt"
+            (folder / name).write_text(f"{finding.state}\n{finding.stacks}")
+        states = {finding.rank: finding.state for finding in findings}
+        patience = self._silence.patience_s
+        self._folder.event("stalled", self._images_seen, silent_s=patience, states=states)
+        said = ", ".join(f"rank {rank} is {state}" for rank, state in states.items())
+        self._on_message(
+            f"No news from the workers for {patience:g} s ({said}); they are ended. "
+            f"Where each thread was: {folder}"
+        )
 
     def _conclude(self, fit: Future[Result]) -> Outcome:
         error = fit.exception()

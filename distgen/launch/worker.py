@@ -17,6 +17,7 @@ from distgen.core.errors import PreemptedError
 from distgen.core.world import World
 from distgen.launch.network import INTERFACE
 from distgen.launch.telemetry import Member, Telemetry
+from distgen.launch.watchdog import started_at
 from distgen.training import trainer
 from distgen.training.job import TrainJob
 
@@ -38,8 +39,16 @@ def run_rank(config: dict[str, Any]) -> dict[str, Any]:
     # Sums over pixels depend on how they are split over threads: as many as the job says, always.
     torch.set_num_threads(max(1, int(job.scaling.cpus_per_worker)))
     try:
-        interface = os.environ.get(INTERFACE, "")
-        telemetry.enroll(Member(world.rank, os.getpid(), socket.gethostname(), interface))
+        telemetry.enroll(
+            Member(
+                rank=world.rank,
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                interface=os.environ.get(INTERFACE, ""),
+                node=ray.get_runtime_context().get_node_id(),
+                started=started_at(),
+            )
+        )
     except ray.exceptions.RayActorError:
         return {}
     try:

@@ -98,6 +98,9 @@ class ScalingConfig(Config):
     """GPUs that Ray reserves for a worker."""
     max_failures: NonNegativeInt = 3
     """Worker group restarts after faults before the run is given up."""
+    patience_s: PositiveFloat = 600.0
+    """Seconds without news from the workers after which they are looked into, ended and restarted;
+    healthy ones are heard every few seconds. Longer than the longest step."""
 
 
 class TrainJob(Config):

@@ -122,6 +122,31 @@ def test_killed_worker_costs_nothing(
     assert losses(job) == losses(uninterrupted[family]), fate
 
 
+@pytest.mark.slow
+def test_a_rank_that_hangs_is_looked_into_and_costs_nothing(
+    uninterrupted: dict[str, TrainJob], make_job: MakeJob
+) -> None:
+    job = make_job("vae", scaling__patience_s=5.0)
+    messages: list[str] = []
+
+    def hang(tick: Tick) -> bool:
+        running = events(job, "workers running")
+        if len(running) == 1 and tick.images_seen < job.training.images // 2:
+            os.kill(running[0]["ranks"][1]["pid"], signal.SIGSTOP)
+        return False
+
+    train.run(job, on_tick=hang, on_message=messages.append)
+    (stalled,) = events(job, "stalled")
+    assert stalled["states"]["1"] == psutil.STATUS_STOPPED
+    assert "rank 1 is stopped" in messages[0]
+    stacks = RunFolder(job.location).location / "stacks"
+    waiting = (stacks / f"{stalled['images_seen']:012d}-rank-0.txt").read_bytes().decode()
+    assert "backward" in waiting, "where the other rank waits for it"
+    assert len(events(job, "workers running")) == 2
+    assert weights(job) == weights(uninterrupted["vae"])
+    assert losses(job) == losses(uninterrupted["vae"])
+
+
 def test_a_signal_stops_with_a_checkpoint_and_the_same_call_resumes(
     uninterrupted: dict[str, TrainJob], make_job: MakeJob
 ) -> None:
