@@ -130,7 +130,7 @@ def bench_profile(job: TrainJob, *, images: int) -> dict[str, Any]:
     Raises:
         UsageError: The shard set is missing, or there are fewer GPUs than ranks.
     """
-    workers, batch = max(1, job.scaling.workers), job.training.batch_size
+    workers, batch = job.scaling.most, job.training.batch_size
     on_cuda = bool(torch.cuda.device_count()) and (
         job.scaling.gpus_per_worker > 0 or not job.scaling.workers
     )

@@ -56,7 +56,7 @@ def bench_train(job: TrainJob, *, images: int, rounds: int = 3) -> dict[str, Any
         UsageError: The hand-written loop does not know this job's objective, or runs no GPUs.
     """
     _refuse_unknown(job, images)
-    workers = max(1, job.scaling.workers)
+    workers = job.scaling.most
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(rounds):

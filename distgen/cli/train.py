@@ -106,5 +106,7 @@ def _describe(job: TrainJob) -> None:
         count = sum(parameter.numel() for parameter in network.parameters())
         console.print(f"  network   {name}: {count:,} parameters")
     console.print(f"  length    {steps:,} steps of {job.training.batch_size}, {epochs:.1f} epochs")
-    workers = job.scaling.workers
-    console.print(f"  where     {f'{workers} Ray Train workers' if workers else 'this process'}")
+    scaling = job.scaling
+    ranks = " to ".join(str(size) for size in dict.fromkeys((scaling.fewest, scaling.most)))
+    where = f"{ranks} Ray Train workers" if scaling.workers else "this process"
+    console.print(f"  where     {where}")

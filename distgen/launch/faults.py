@@ -10,8 +10,12 @@ from typing import Any
 import ray
 import ray.train
 
-from distgen.core.errors import DistgenError
+from distgen.core.errors import DistgenError, TrainingError
 from distgen.launch.telemetry import Telemetry
+
+
+class WorkersLostError(TrainingError):
+    """The workers of a run failed as often as they may."""
 
 
 class GiveUpOnKnownErrors(ray.train.UserCallback):  # type: ignore[misc]

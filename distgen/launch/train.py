@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Any
@@ -20,7 +20,8 @@ from distgen.core.storage import Location, locate
 from distgen.data.plan import sharing_advice
 from distgen.data.streaming.mixed import Pictures
 from distgen.launch.cluster import Connection, Room, connect, slots
-from distgen.launch.faults import GiveUpOnKnownErrors, root_cause, unwrap
+from distgen.launch.elastic import Elastic
+from distgen.launch.faults import GiveUpOnKnownErrors, WorkersLostError, root_cause, unwrap
 from distgen.launch.network import InterfaceTorchConfig
 from distgen.launch.telemetry import Member, News, Telemetry
 from distgen.launch.watchdog import Silence, look_into
@@ -76,7 +77,15 @@ def run(
         on_message(advice)
     with connect(address) as connection:
         require_room(job.scaling, connection.room())
-        return _Launch(job, folder, connection, on_tick, on_message).run(stop)
+        with stop_on_signals() as signalled:
+            stops = (signalled, *([stop] if stop else []))
+
+            def launch(sized: TrainJob, more: threading.Event | None = None) -> Outcome:
+                return _Launch(sized, folder, connection, on_tick, on_message).run(stops, more)
+
+            if not job.scaling.is_elastic:
+                return launch(job)
+            return Elastic(job, folder, connection, launch, on_message).run(stops)
 
 
 def with_absolute_paths(job: TrainJob) -> TrainJob:
@@ -94,7 +103,7 @@ def advice_on_reading(job: TrainJob, pictures: Pictures, folder: RunFolder) -> s
         return None
     return sharing_advice(
         pictures,
-        ranks=job.scaling.workers,
+        ranks=job.scaling.most,
         batch_size=job.training.batch_size,
         lanes=job.data.lanes,
         shuffle_window=job.data.shuffle_window,
@@ -108,15 +117,15 @@ def require_room(scaling: ScalingConfig, room: Room) -> None:
         UsageError: Says what was asked for, what there is, and how many would fit.
     """
     need = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
-    fit = slots(room.nodes, need)
-    if fit >= scaling.workers or room.can_grow:
+    fit, fewest = slots(room.nodes, need), scaling.fewest
+    if fit >= fewest or room.can_grow:
         return
     each = f"{scaling.cpus_per_worker:g} CPUs"
     if scaling.gpus_per_worker:
         each += f" and {scaling.gpus_per_worker:g} GPUs"
     smaller = f"scaling.workers={fit}" if fit else "fewer CPUs or GPUs per worker"
     raise UsageError(
-        f"scaling.workers: {scaling.workers} workers with {each} each do not fit into this "
+        f"scaling.workers: {fewest} workers with {each} each do not fit into this "
         f"cluster, which has {room}.",
         cause=f"there is room for {fit} of them",
         remedy=f"{smaller}, or a larger cluster (--address, `distgen cluster up --nodes N`)",
@@ -145,15 +154,15 @@ class _Launch:
         self._members: list[Member] = []
         self._silence = Silence(job.scaling.patience_s)
 
-    def run(self, stop: threading.Event | None) -> Outcome:
+    def run(self, stops: Sequence[threading.Event], more: threading.Event | None = None) -> Outcome:
+        """Train to the end, or until one of `stops` is set, or there is room for `more` workers."""
         telemetry = Telemetry.start()
         # Ray restores what it finds under a run's name. Our checkpoints are in the run's folder,
         # and Ray has to know nothing: a new folder each time, and none left behind.
         storage = (self._folder.location / "ray" / uuid.uuid4().hex[:8]).make_dir()
         try:
-            with stop_on_signals() as signalled:
-                fit = _in_thread(self._trainer(telemetry, storage).fit)
-                self._watch(fit, telemetry, (signalled, *([stop] if stop else [])))
+            fit = _in_thread(self._trainer(telemetry, storage).fit)
+            self._watch(fit, telemetry, stops, more)
             return self._conclude(fit)
         finally:
             telemetry.close()
@@ -172,7 +181,7 @@ class _Launch:
                 backend="nccl" if scaling.gpus_per_worker >= 1 else "gloo"
             ),
             scaling_config=RayScalingConfig(
-                num_workers=scaling.workers,
+                num_workers=scaling.most,
                 use_gpu=scaling.gpus_per_worker > 0,
                 resources_per_worker={name: n for name, n in resources.items() if n},
             ),
@@ -188,7 +197,11 @@ class _Launch:
         )
 
     def _watch(
-        self, fit: Future[Result], telemetry: Telemetry, stops: tuple[threading.Event, ...]
+        self,
+        fit: Future[Result],
+        telemetry: Telemetry,
+        stops: Sequence[threading.Event],
+        more: threading.Event | None,
     ) -> None:
         """Hand ticks on until the fit ends; pass a wish to stop on once."""
         wanted = asked = False
@@ -200,11 +213,16 @@ class _Launch:
                 return
             if self._silence.is_too_long():
                 self._end_what_hangs()
-            if wanted and not asked:
-                telemetry.request_stop()
-                self._on_message("Stopping after a checkpoint; Ctrl-C again ends at once.")
-                asked = True
-            if asked and self._attempts == 0:
+            if asked or not (wanted or (more is not None and more.is_set())):
+                continue
+            telemetry.request_stop()
+            asked = True
+            self._on_message(
+                "Stopping after a checkpoint; Ctrl-C again ends at once."
+                if wanted
+                else "There is room for more workers; starting again with them after a checkpoint."
+            )
+            if self._attempts == 0:
                 raise PreemptedError(
                     "Stopped before the first worker had started.",
                     where=str(self._folder.location),
@@ -264,7 +282,7 @@ class _Launch:
         if known is not None:
             return known
         if isinstance(error, ray.train.WorkerGroupError):
-            return TrainingError(
+            return WorkersLostError(
                 f"The workers failed {self._attempts} times; the run is given up.",
                 where=self._where(),
                 cause=root_cause(error.worker_failures),
@@ -278,7 +296,7 @@ class _Launch:
         cause = " ".join(str(error).split())[:400]
         if "Timeout" in type(error).__name__:
             return TrainingError(
-                f"The cluster had no place for {self._job.scaling.workers} workers "
+                f"The cluster had no place for {self._job.scaling.most} workers "
                 f"in {START_ATTEMPTS} minutes.",
                 where=self._connection.address,
                 cause="other jobs hold its CPUs or GPUs",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -87,11 +88,21 @@ class TrainingConfig(Config):
         return self
 
 
+def _rising(workers: tuple[int, int]) -> tuple[int, int]:
+    if workers[0] > workers[1]:
+        raise ValueError(f"{workers[0]} to {workers[1]} workers: the smaller number comes first")
+    return workers
+
+
+WorkerRange = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_rising)]
+
+
 class ScalingConfig(Config):
     """How wide a run is. The pictures, their order and the noise do not depend on it."""
 
-    workers: NonNegativeInt = 0
-    """Ray Train workers, one rank each; 0 trains in this process without Ray."""
+    workers: NonNegativeInt | WorkerRange = 0
+    """Ray Train workers, one rank each; 0 trains in this process without Ray. `[1, 4]`: as many as
+    there is room for, from 1 to 4, fewer when a node is lost and more when one comes."""
     cpus_per_worker: PositiveFloat = 1
     """CPU cores that Ray reserves for a worker, and its torch threads."""
     gpus_per_worker: NonNegativeFloat = 0
@@ -101,6 +112,21 @@ class ScalingConfig(Config):
     patience_s: PositiveFloat = 600.0
     """Seconds without news from the workers after which they are looked into, ended and restarted;
     healthy ones are heard every few seconds. Longer than the longest step."""
+
+    @property
+    def most(self) -> int:
+        """The largest number of ranks, at least 1."""
+        return max(1, self.workers if isinstance(self.workers, int) else self.workers[1])
+
+    @property
+    def fewest(self) -> int:
+        """The smallest number of ranks, at least 1."""
+        return self.most if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number of ranks follows the cluster."""
+        return not isinstance(self.workers, int)
 
 
 class TrainJob(Config):
@@ -142,10 +168,13 @@ class TrainJob(Config):
                 f"objective.kind {self.objective.kind!r} trains {families}, "
                 f"not model.family {self.model.family!r}"
             )
-        workers, parts = max(1, self.scaling.workers), self.training.accumulate
-        together = FAMILIES[self.model.family].rows_together(self.model)
-        batch, unit = self.training.batch_size, workers * parts * together
-        if batch % unit:
+        parts, together = (
+            self.training.accumulate,
+            FAMILIES[self.model.family].rows_together(self.model),
+        )
+        batch, unit = self.training.batch_size, self.scaling.most * parts * together
+        if not self.sizes:
+            workers = self.scaling.workers
             below, above = batch // unit * unit, -(-batch // unit) * unit
             near = " or ".join(str(size) for size in (below, above) if size)
             times = f" times training.accumulate {parts}" if parts > 1 else ""
@@ -155,6 +184,22 @@ class TrainJob(Config):
                 f"and unequal ranks would weigh pictures unequally; use {near}"
             )
         return self
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of ranks that `scaling.workers` allows and that divide a batch, rising."""
+        scaling = self.scaling
+        rows = FAMILIES[self.model.family].rows_together(self.model) * self.training.accumulate
+        return tuple(
+            size
+            for size in range(scaling.fewest, scaling.most + 1)
+            if self.training.batch_size % (size * rows) == 0
+        )
+
+    def with_workers(self, workers: int) -> TrainJob:
+        """The same job on a fixed number of workers."""
+        scaling = self.scaling.model_copy(update={"workers": workers})
+        return self.model_copy(update={"scaling": scaling})
 
     @property
     def location(self) -> Location:

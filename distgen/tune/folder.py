@@ -84,7 +84,7 @@ class SearchFolder:
     def trial_job(self, number: int, point: Point) -> TrainJob:
         """The training of one trial: a run below `trials`, on Ray."""
         job = self.job.at(point)
-        scaling = job.scaling.model_copy(update={"workers": max(1, job.scaling.workers)})
+        scaling = job.scaling.model_copy(update={"workers": job.scaling.most})
         return job.model_copy(
             update={
                 "name": name_of(number),

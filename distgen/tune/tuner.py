@@ -107,7 +107,7 @@ def concurrency(scaling: ScalingConfig, room: Room, limit: int | None) -> int:
     places and wait for ever.
     """
     need = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
-    fitting = max(1, slots(room.nodes, need) // max(1, scaling.workers))
+    fitting = max(1, slots(room.nodes, need) // scaling.most)
     return min(fitting, limit or fitting)
 
 
@@ -124,7 +124,7 @@ class _Search:
         self._folder = folder
         self._job = folder.job
         scaling = self._job.train.scaling
-        self._scaling = scaling.model_copy(update={"workers": max(1, scaling.workers)})
+        self._scaling = scaling.model_copy(update={"workers": scaling.most})
         require_room(self._scaling, room)
         self._concurrent = concurrency(self._scaling, room, self._job.search.max_concurrent)
         self._on_trials = on_trials
