@@ -55,7 +55,10 @@ def root_cause(failures: dict[int, Exception]) -> str:
     lines = {rank: _last_line(error) for rank, error in sorted(failures.items())}
     # When one rank dies its peers fail in the collective that they were waiting in.
     own = {rank: line for rank, line in lines.items() if not _is_collateral(line)}
-    rank, line = next(iter((own or lines).items()), (0, "unknown"))
+    if lines and not own:  # whoever went took its own report along
+        rank = next(iter(lines))
+        return f"rank {rank}: the process or the node of another rank is gone (killed, or cut off)"
+    rank, line = next(iter(own.items()), (0, "unknown"))
     return f"rank {rank}: {line}"
 
 

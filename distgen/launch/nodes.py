@@ -44,6 +44,14 @@ STOP_TIMEOUT_S = 20.0
 JOB_STOP_WAIT_S = 120
 """Seconds between a job's SIGTERM and its SIGKILL: time for a checkpoint."""
 
+_LOSS = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""A node of this machine that does not answer for ten seconds is lost; Ray's own wait is a minute,
+for networks that are slow."""
+
 MARK = "DISTGEN_CLUSTER"
 """Environment variable by which every process of a cluster can be told, whoever started it."""
 
@@ -211,6 +219,7 @@ def _node_environment(temp_dir: str) -> dict[str, str]:
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # `down` ends all nodes: none moves its work
         "RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_WAIT_S),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        **{name: value for name, value in _LOSS.items() if name not in os.environ},
     }
 
 

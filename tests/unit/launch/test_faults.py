@@ -52,6 +52,8 @@ def test_root_cause_is_the_rank_that_died_first() -> None:
     assert root_cause(failures).startswith("rank 1: its process died")
 
 
-def test_root_cause_is_something_even_where_all_are_collateral() -> None:
-    failures = {0: RuntimeError("gloo: connection reset")}
-    assert root_cause(failures) == "rank 0: gloo: connection reset"
+def test_root_cause_is_a_lost_rank_where_all_that_is_left_is_collateral() -> None:
+    failures = {1: RuntimeError("gloo: connection reset")}
+    assert root_cause(failures).startswith(
+        "rank 1: the process or the node of another rank is gone"
+    )
