@@ -56,7 +56,7 @@ from distgen.training.run import RunFolder
 
 SIDE = Path(__file__).with_name("quality_peers_side.py")
 PEERS = ("torchgan", "mimicry", "pythae")
-IMAGES = {"torchgan": 300_000, "mimicry": 300_000, "pythae": 700_000}
+IMAGES = {"torchgan": 300_000, "mimicry": 300_000, "pythae": 1_200_000}
 WIDTHS = {"torchgan": 64, "mimicry": 64, "pythae": 40}
 WIDTH_REASONS = {
     "torchgan": "the default",
