@@ -65,17 +65,23 @@ def render(overlay: str | Path) -> list[Manifest]:
 
 
 def compose(folder: Path, components: Sequence[str], **more: Any) -> list[Manifest]:
-    """The manifests of a team's own overlay, which lies outside the repository."""
-    folder.mkdir(parents=True)
-    here = os.path.relpath(KUBERAY, folder)
-    overlay = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": [f"{here}/base"],
-        "components": [f"{here}/components/{name}" for name in components],
-        **more,
+    """The manifests of a team's own overlay, made of the base and of components."""
+    parts = [f"cluster/kuberay/components/{name}" for name in components]
+    return render_elsewhere(
+        folder, {"resources": ["cluster/kuberay/base"], "components": parts} | more
+    )
+
+
+def render_elsewhere(folder: Path, overlay: Manifest) -> list[Manifest]:
+    """The manifests of an overlay outside the repository, which names places inside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    here = os.path.relpath(ROOT, folder)
+    places = {
+        key: [f"{here}/{place}" for place in overlay.get(key, [])]
+        for key in ("resources", "components")
     }
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    heading = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(heading | overlay | places))
     return render(folder)
 
 

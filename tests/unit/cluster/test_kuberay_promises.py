@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray.autoscaler._private.kuberay.autoscaling_config import (
+    _derive_autoscaling_config_from_ray_cr,
+)
 
 from distgen.launch.nodes import JOB_STOP_WAIT_S
+from tests.unit.cluster.autoscaling import nodes_for
 from tests.unit.cluster.rendered import (
     OVERLAYS,
     ROOT,
@@ -64,9 +68,10 @@ def test_secrets_are_named_and_never_written_down(overlay: str) -> None:
             name = str(value.get("name", "")) if isinstance(value, dict) else ""
             if re.search(r"PASSWORD|SECRET|TOKEN|_KEY", name) or place.endswith("redisPassword"):
                 assert "secretKeyRef" in value["valueFrom"], place
-            if isinstance(value, str) and "PASSWORD" in value and ".command" in place:
-                # An argument would be in `ps`; a variable of one command is not.
-                assert re.search(r"REDISCLI_AUTH=\$REDIS_PASSWORD ", value), place
+            if isinstance(value, str) and re.search(r"\.(command|args)\[", place):
+                # A shell's own command and a variable before a command are not in `ps`.
+                hidden = re.sub(r"printf '[^']*' \"\$\w+\"|REDISCLI_AUTH=\$\w+ ", "", value)
+                assert "PASSWORD" not in hidden, place
 
 
 @every_overlay
@@ -200,6 +205,32 @@ def test_the_autoscaler_is_the_second_and_has_limits(overlay: str) -> None:
         assert "RAY_enable_autoscaler_v2" not in pods.env(), "KubeRay refuses both"
     for group in spec["workerGroupSpecs"]:
         assert 0 <= group["minReplicas"] <= group["replicas"] <= group["maxReplicas"] <= 64
+
+
+@every_overlay
+def test_rays_autoscaler_reads_the_cluster_and_never_counts_on_the_head(overlay: str) -> None:
+    manifests = render(overlay)
+    spec = cluster_spec(manifests)
+    cluster = {"metadata": {"name": "any", "namespace": "any"}, "spec": spec}
+    config = _derive_autoscaling_config_from_ray_cr(cluster)
+    assert config["available_node_types"]["headgroup"]["resources"]["CPU"] == 0
+    (group,) = spec["workerGroupSpecs"]
+    limits = workers_of(manifests)[0].main["resources"]["limits"]
+    worker = {"CPU": amount(limits["cpu"]), "GPU": amount(limits.get("nvidia.com/gpu", 0))}
+    wanted = {name: number for name, number in worker.items() if number}
+    assert nodes_for(config, [wanted] * 3) == {group["groupName"]: 3}
+    too_many = nodes_for(config, [wanted] * (group["maxReplicas"] + 1))
+    assert too_many.total() == group["minReplicas"], "those that are always there"
+
+
+@every_overlay
+def test_prometheus_finds_the_ports_of_ray(overlay: str) -> None:
+    head, *workers = (
+        {entry["name"]: entry["containerPort"] for entry in pods.main["ports"]}
+        for pods in ray_pods(render(overlay))
+    )
+    assert {"metrics": 8080, "as-metrics": 44217, "dash-metrics": 44227}.items() <= head.items()
+    assert all(ports["metrics"] == 8080 for ports in workers)
 
 
 @every_overlay

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,15 @@ import yaml
 
 from tests.unit.cluster.crd import problems
 from tests.unit.cluster.rendered import (
-    KUBERAY,
     OVERLAYS,
+    ROOT,
     Manifest,
     all_pods,
     cluster_spec,
     compose,
     ray_object,
     render,
+    render_elsewhere,
 )
 
 KUBERNETES = "1.34"
@@ -108,25 +110,26 @@ def test_tls_is_one_line_more_in_an_overlay(tmp_path: Path, kind: str) -> None:
     assert problems(ray_object(manifests)) == []
 
 
-@pytest.mark.parametrize("kind", ["raycluster/gpu", "rayjob/gpu", "rayservice/gpu"])
-def test_an_overlay_of_a_team_names_its_images_and_its_namespace(tmp_path: Path, kind: str) -> None:
-    names = [Path(path).name for path in components_of(kind)]
-    manifests = compose(
-        tmp_path / "ours",
-        names,
-        namespace="vision",
-        images=[
-            {"name": "distgen", "newName": "registry.example.org/distgen", "newTag": "7-cpu"},
-            {"name": "distgen-cuda", "newName": "registry.example.org/distgen", "newTag": "7-cuda"},
-        ],
-    )
+@pytest.mark.parametrize("overlay", ["raycluster/gpu", "rayjob/gpu", "rayservice/gpu"])
+def test_the_readmes_overlay_names_images_namespace_and_job_file(
+    tmp_path: Path, overlay: str
+) -> None:
+    ours = readmes_overlay()
+    ours["resources"] = [f"cluster/kuberay/{overlay}"]
+    if not overlay.startswith("rayjob"):
+        del ours["configMapGenerator"]
+    (tmp_path / "job.yaml").write_text("kind: train\n")
+    manifests = render_elsewhere(tmp_path, ours)
     images = {container["image"] for pods in all_pods(manifests) for container in pods.containers}
-    ours = {f"registry.example.org/distgen:7-{device}" for device in ("cpu", "cuda")}
-    assert images == ours | {"redis:7.4"}
+    named = {f"{entry['newName']}:{entry['newTag']}" for entry in ours["images"]}
+    assert images == named | {"redis:7.4"}
     assert {manifest["metadata"]["namespace"] for manifest in manifests} == {"vision"}
+    files = [manifest["data"] for manifest in manifests if manifest["kind"] == "ConfigMap"]
+    assert files == ([{"job.yaml": "kind: train\n"}] if overlay.startswith("rayjob") else [])
 
 
-def components_of(overlay: str) -> list[str]:
-    return list(
-        yaml.safe_load((KUBERAY / overlay / "kustomization.yaml").read_text())["components"]
-    )
+def readmes_overlay() -> Manifest:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "cluster/README.md").read_text(), re.DOTALL)
+    overlay: Manifest = yaml.safe_load(block)
+    assert overlay["resources"] == ["distgen/cluster/kuberay/rayjob/gpu"]
+    return overlay
