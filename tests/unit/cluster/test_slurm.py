@@ -117,7 +117,8 @@ def test_a_signal_reaches_distgen_and_the_job_goes_on_to_its_end(calls: Path) ->
     script.write_text(
         "#!/bin/bash\n"
         "trap 'echo checkpoint >>\"$CALLS\"; exit 75' TERM\n"
-        'sleep 0.3; kill -TERM "$SCRIPT_PID"\n'
+        'until [ -s "$DISTGEN_PID_FILE" ]; do sleep 0.01; done\n'
+        'kill -TERM "$SCRIPT_PID"\n'
         "for _ in {1..100}; do sleep 0.05; done\n"
     )
     bash = calls.parent / ".venv" / "bin" / "srun"
