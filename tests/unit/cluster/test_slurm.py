@@ -17,9 +17,11 @@ STAND_INS = {
     "srun": """
         case "$*" in
         *--all-ip-addresses*) echo "10.0.0.7 fe80::1"; exit ;;
+        *"rm -rf"*) echo "removed ${!#}" >>"$CALLS.address"; exit ;;
         *hostname*) echo "${OWN_ADDRESS:-10.0.0.1}"; exit ;;
         esac
         echo "RAY_ADDRESS=$RAY_ADDRESS" >>"$CALLS.address"
+        env | grep -E "_TIMEOUT|_timeout" >>"$CALLS.patience"
         if [ "${HEAD_STARTS:-yes}" = no ]; then exit 0; fi
         while [ "$1" != -- ]; do shift; done
         shift
@@ -62,7 +64,9 @@ def sbatch(
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert said in ended.stderr if said else not ended.stderr
     left = {path.name for path in calls.parent.iterdir()}
-    assert left <= {".venv", "job.yaml", "calls", "calls.address"}, "the token goes with its job"
+    assert left <= {".venv", "job.yaml", "calls", "calls.address", "calls.patience"}, (
+        "the token goes with its job"
+    )
     return ended.returncode, calls.read_text().splitlines() if calls.exists() else []
 
 
@@ -108,7 +112,24 @@ def test_a_cluster_that_did_not_start_is_no_success(calls: Path) -> None:
 )
 def test_the_head_has_an_address_that_other_nodes_reach(calls: Path, own: str, used: str) -> None:
     sbatch(calls, "kind: train", OWN_ADDRESS=own)
-    assert Path(f"{calls}.address").read_text() == f"RAY_ADDRESS={used}:20042\n"
+    assert f"RAY_ADDRESS={used}:20042\n" in Path(f"{calls}.address").read_text()
+
+
+def test_nodes_wait_for_a_head_that_is_late(calls: Path) -> None:
+    """Both are half a minute otherwise, the second whatever the first says."""
+    sbatch(calls, "kind: train")
+    set_to = dict(line.split("=") for line in Path(f"{calls}.patience").read_text().split())
+    for name in ("RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT", "RAY_py_gcs_connect_timeout_s"):
+        assert int(set_to[name]) >= 300
+
+
+@pytest.mark.parametrize(("code", "removed"), [(0, True), (75, True), (1, False)])
+def test_rays_files_are_removed_unless_its_logs_may_say_why(
+    calls: Path, code: int, removed: bool
+) -> None:
+    sbatch(calls, "kind: train", code)
+    written = Path(f"{calls}.address").read_text()
+    assert ("removed /tmp/distgen-42\n" in written) is removed
 
 
 def test_a_signal_reaches_distgen_and_the_job_goes_on_to_its_end(calls: Path) -> None:
