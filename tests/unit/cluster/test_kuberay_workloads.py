@@ -24,6 +24,7 @@ from distgen.registry import write_bundle
 from distgen.training.job import TrainJob
 from tests.unit.cluster.rendered import (
     OVERLAYS,
+    ROOT,
     Manifest,
     Pods,
     amount,
@@ -70,6 +71,14 @@ def test_a_rayjobs_entrypoint_is_a_command_of_distgen_with_a_job_file(
         assert place.startswith("s3://"), "every pod must reach it"
 
 
+def test_a_rayjobs_job_file_is_one_of_ours_but_for_places_and_width(tmp_path: Path) -> None:
+    job, _ = mounted_job(render("rayjob/cpu"), tmp_path)
+    ours = read_job(str(ROOT / "jobs" / f"{job.name}.yaml"), [])
+    moved = {"storage": job.storage, "scaling": job.scaling}
+    data = ours.data.model_copy(update={"shards": job.data.shards})
+    assert job == ours.model_copy(update={**moved, "data": data})
+
+
 @jobs
 def test_a_rayjobs_workers_fit_onto_its_pods(overlay: str, tmp_path: Path) -> None:
     manifests = render(overlay)
@@ -77,7 +86,7 @@ def test_a_rayjobs_workers_fit_onto_its_pods(overlay: str, tmp_path: Path) -> No
     (pods,), (group,) = workers_of(manifests), cluster_spec(manifests)["workerGroupSpecs"]
     on_one = fitting(pods, job.scaling.cpus_per_worker, job.scaling.gpus_per_worker)
     assert on_one >= 1
-    assert on_one * group["maxReplicas"] >= job.scaling.workers
+    assert on_one * group["maxReplicas"] >= job.scaling.most
     assert (job.scaling.gpus_per_worker > 0) is has_gpus(pods)
 
 
