@@ -13,7 +13,7 @@ fi
 token="${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}"
 if [ ! -s "$token" ]; then
     echo "error: there is no token in $token" >&2
-    echo "  try: scp ${1%:*}:.ray/auth_token $token && chmod 600 $token" >&2
+    echo "  try: mkdir -p $(dirname "$token") && scp ${1%:*}:.ray/auth_token $token && chmod 600 $token" >&2
     exit 2
 fi
 if [ -n "$(find "$token" -perm /077)" ]; then

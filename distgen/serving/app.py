@@ -19,9 +19,7 @@ from distgen.core.ports import free_port, is_free, is_loopback, is_own, url_of
 from distgen.core.storage import Location, locate
 from distgen.launch.cluster import Room, connect, slots
 from distgen.registry.bundle import load_bundle
-from distgen.serving.engine import MAX_WAITING, Engine, info_of, network_of
 from distgen.serving.environment import serve_environment
-from distgen.serving.openai_api import create_app
 
 APPLICATION = "distgen"
 START_TIMEOUT_S = 150.0
@@ -274,27 +272,20 @@ class _Launcher:
     def start(self, bundle_url: str, placement: Placement, timeout_s: float) -> str:
         """Serve until `stop`; returns once requests are answered, or says what went wrong."""
         from ray import serve
-        from ray.serve.schema import LoggingConfig
+
+        # Here and not above: Serve reads the environment, which this process has from its start.
+        from distgen.serving.replica import deployment
 
         deadline = time.monotonic() + timeout_s
-        deployment = serve.deployment(
-            serve.ingress()(_Replica),
-            name="images",
-            num_replicas=placement.replicas,
-            # All requests reach the engine, whose bounded queue refuses in the API's own words.
-            max_ongoing_requests=2 * MAX_WAITING,
-            max_queued_requests=MAX_WAITING,
-            graceful_shutdown_wait_loop_s=0.1,
-            graceful_shutdown_timeout_s=10.0,
-            ray_actor_options=placement.resources(),
-            logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
+        replicas = deployment(
+            num_replicas=placement.replicas, ray_actor_options=placement.resources()
         )
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": placement.host, "port": placement.port},
         )
         # `serve.run` would wait for a place as long as there is none.
-        target = serve.RunTarget(deployment.bind(bundle_url), APPLICATION, "/")
+        target = serve.RunTarget(replicas.bind(bundle_url), APPLICATION, "/")
         try:
             serve.run_many([target], wait_for_applications_running=False)
         except (RuntimeError, TimeoutError) as error:
@@ -360,22 +351,3 @@ def _wait_until_ready(url: str, deadline: float) -> str:
         if time.monotonic() > deadline:
             return problem
         time.sleep(0.1)
-
-
-class _Replica:
-    """One process that holds the model and answers HTTP."""
-
-    def __init__(self, bundle_url: str) -> None:
-        on_gpu = bool(ray.get_gpu_ids())
-        bundle = load_bundle(locate(bundle_url))
-        self._engine = Engine(
-            network_of(bundle),
-            info_of(bundle, created=int(time.time())),
-            device="cuda" if on_gpu else "cpu",
-            # A replica without a GPU has one core, which the next batch needs as much.
-            encoder_threads=4 if on_gpu else 1,
-        )
-
-    def __serve_build_asgi_app__(self) -> Any:
-        """The application, once the model is loaded (Ray Serve calls this)."""
-        return create_app(self._engine)

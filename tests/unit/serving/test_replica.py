@@ -1,0 +1,72 @@
+"""What a Serve config file gets from `import_path: distgen.serving.replica:build`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray._common.utils import import_attr
+from ray.serve import Application
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
+
+from distgen.core.errors import DataError, UsageError
+from distgen.core.storage import locate
+from distgen.registry import write_bundle
+from distgen.serving.engine import MAX_WAITING
+from distgen.serving.replica import DEPLOYMENT
+from tests.unit.registry.small_bundles import GAN, SPEC, state_of
+
+
+def built(arguments: dict[str, Any]) -> Application:
+    """As Ray Serve does it with a config file."""
+    build = import_attr("distgen.serving.replica:build")
+    return call_user_app_builder_with_args_if_necessary(build, arguments)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run's folder that holds a bundle."""
+    write_bundle(
+        locate(tmp_path / "run" / "bundle"),
+        model_config=GAN,
+        spec=SPEC,
+        state=state_of(GAN, SPEC),
+        card=None,
+        samples_png=None,
+        name="small",
+        images_seen=1,
+    )
+    return tmp_path / "run"
+
+
+def test_a_serve_config_file_gets_replicas_of_the_bundle_that_it_names(run: Path) -> None:
+    application = built({"model": str(run)})
+    replicas = application._bound_deployment
+    assert replicas.name == DEPLOYMENT
+    assert replicas.init_args == (locate(run / "bundle").url,)
+    # Serve itself refuses nothing that the engine has a place for.
+    assert replicas.max_ongoing_requests > MAX_WAITING
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "model: this key is required"),
+        ({"model": "{run}", "modle": 1}, "no such key"),
+        ({"model": "{run}x"}, "There is no model"),
+    ],
+)
+def test_wrong_args_are_refused_before_a_replica_starts(
+    run: Path, arguments: dict[str, Any], said: str
+) -> None:
+    given = {key: str(value).format(run=run) for key, value in arguments.items()}
+    with pytest.raises(UsageError, match=said):
+        built(given)
+
+
+def test_a_damaged_bundle_is_refused_before_a_replica_starts(run: Path) -> None:
+    weights = run / "bundle" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(DataError):
+        built({"model": str(run)})
