@@ -21,6 +21,7 @@ from distgen.data.plan import sharing_advice
 from distgen.data.streaming.mixed import Pictures
 from distgen.launch.cluster import Connection, Room, connect, slots
 from distgen.launch.faults import GiveUpOnKnownErrors, root_cause, unwrap
+from distgen.launch.monitoring import RunMetrics
 from distgen.launch.network import InterfaceTorchConfig
 from distgen.launch.telemetry import News, Telemetry
 from distgen.launch.worker import run_rank
@@ -141,6 +142,8 @@ class _Launch:
         self._attempts = 0
         self._announced = 0
         self._images_seen = 0
+        self._metrics = RunMetrics(job.name)
+        self._metrics.recall(folder.events())
 
     def run(self, stop: threading.Event | None) -> Outcome:
         telemetry = Telemetry.start()
@@ -192,6 +195,7 @@ class _Launch:
         while True:
             over = fit.done()  # looked at first, so that the last ticks are taken after the end
             wanted |= self._show(telemetry.take(0.0 if over else POLL_S))
+            self._metrics.refresh()
             wanted |= any(stop.is_set() for stop in stops)
             if over:
                 return
@@ -209,19 +213,27 @@ class _Launch:
     def _show(self, news: News) -> bool:
         """Pass news to whoever watches; True where they ask for a stop."""
         wanted = False
+        for event in news.events:
+            self._metrics.event(event)
         for fault in news.faults:
-            self._folder.event("workers lost", self._images_seen, cause=fault)
+            self._tell("workers lost", cause=fault)
             self._on_message(f"Workers lost, {fault}. Restarting from the last checkpoint.")
         self._attempts = news.attempts
         if news.ticks and self._announced < news.attempts:
             # The ranks met before the first tick, so that all of them are known by now.
             self._announced = news.attempts
             ranks = [asdict(member) for member in news.members]
-            self._folder.event("workers running", self._images_seen, ranks=ranks)
+            self._metrics.members(len(ranks))
+            self._tell("workers running", ranks=ranks)
         for tick in (Tick(**values) for values in news.ticks):
             self._images_seen = tick.images_seen
+            self._metrics.tick(tick)
             wanted |= self._on_tick(tick)
         return wanted
+
+    def _tell(self, kind: str, **facts: Any) -> None:
+        self._folder.event(kind, self._images_seen, **facts)
+        self._metrics.event({"event": kind})
 
     def _conclude(self, fit: Future[Result]) -> Outcome:
         error = fit.exception()

@@ -18,6 +18,7 @@ from distgen.core.errors import DistgenError, UsageError
 from distgen.core.ports import free_port, is_free, is_loopback, is_own, url_of
 from distgen.core.storage import Location, locate
 from distgen.launch.cluster import Room, connect, slots
+from distgen.launch.monitoring import watch_queue
 from distgen.registry.bundle import load_bundle
 from distgen.serving.engine import MAX_WAITING, Engine, info_of, network_of
 from distgen.serving.environment import serve_environment
@@ -374,6 +375,12 @@ class _Replica:
             device="cuda" if on_gpu else "cpu",
             # A replica without a GPU has one core, which the next batch needs as much.
             encoder_threads=4 if on_gpu else 1,
+        )
+        watch_queue(
+            lambda: self._engine.waiting,
+            self._engine.max_waiting,
+            model=bundle.name,
+            replica=ray.get_runtime_context().get_actor_id()[:8],
         )
 
     def __serve_build_asgi_app__(self) -> Any:
