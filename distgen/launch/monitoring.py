@@ -9,17 +9,19 @@ driver's end.
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from distgen.training.run import Tick
 
 REFRESH_S = 2.0
-"""Seconds between two looks at a queue: well below Ray's report interval of 10 s."""
+"""Seconds between two looks at a queue or a disk: well below Ray's report interval of 10 s."""
 
 Labels = Mapping[str, str]
 
@@ -59,6 +61,9 @@ WORKERS = _of_run("workers", "Ranks of the newest worker group.")
 LAST_TICK_SECONDS = _of_run(
     "last_tick_timestamp_seconds", "Unix time of the last sign of progress, or of the start."
 )
+SHM_USED_RATIO = _of_run(
+    "shm_used_ratio", "Share of /dev/shm that is taken on the node of a rank, 0 to 1."
+)
 RUN_EVENTS = Metric(
     "distgen_train_events_total",
     "counter",
@@ -88,6 +93,7 @@ METRICS = (
     FRECHET_DISTANCE,
     WORKERS,
     LAST_TICK_SECONDS,
+    SHM_USED_RATIO,
     RUN_EVENTS,
     WAITING_IMAGES,
     WAITING_IMAGES_LIMIT,
@@ -200,16 +206,53 @@ def watch_queue(
         sink: Where values go.
         ended: Ends the thread; without it, the process does.
     """
+
+    def look() -> dict[Metric, float]:
+        return {WAITING_IMAGES: waiting(), WAITING_IMAGES_LIMIT: limit}
+
+    return _watch(look, {"model": model, "replica": replica}, sink, ended)
+
+
+def watch_shm(
+    run: str,
+    *,
+    folder: str = "/dev/shm",  # noqa: S108 - looked at only
+    sink: Sink | None = None,
+    ended: threading.Event | None = None,
+) -> threading.Thread | None:
+    """Tell every few seconds how full this node's shared memory is; None where there is none.
+
+    Args:
+        run: The run that a rank of this process belongs to.
+        folder: Where it is mounted.
+        sink: Where values go.
+        ended: Ends the thread; without it, the process does.
+    """
+
+    def look() -> dict[Metric, float]:
+        disk = shutil.disk_usage(folder)
+        return {SHM_USED_RATIO: 1.0 - disk.free / disk.total}
+
+    if not Path(folder).is_dir():
+        return None
+    return _watch(look, {"run": run}, sink, ended)
+
+
+def _watch(
+    look: Callable[[], Mapping[Metric, float]],
+    labels: Labels,
+    sink: Sink | None,
+    ended: threading.Event | None,
+) -> threading.Thread:
     target, stop = sink or RayMetrics(), ended or threading.Event()
-    labels = {"model": model, "replica": replica}
 
     def tell() -> None:
         while True:
-            target.set(WAITING_IMAGES, waiting(), labels)
-            target.set(WAITING_IMAGES_LIMIT, limit, labels)
+            for metric, value in look().items():
+                target.set(metric, value, labels)
             if stop.wait(REFRESH_S):
                 return
 
-    thread = threading.Thread(target=tell, name="queue-metrics", daemon=True)
+    thread = threading.Thread(target=tell, name="metrics", daemon=True)
     thread.start()
     return thread

@@ -15,6 +15,7 @@ import torch
 from distgen.core.config import parse
 from distgen.core.errors import PreemptedError
 from distgen.core.world import World
+from distgen.launch.monitoring import watch_shm
 from distgen.launch.network import INTERFACE
 from distgen.launch.telemetry import Member, Telemetry, events_told
 from distgen.training import trainer
@@ -42,6 +43,7 @@ def run_rank(config: dict[str, Any]) -> dict[str, Any]:
         telemetry.enroll(Member(world.rank, os.getpid(), socket.gethostname(), interface))
     except ray.exceptions.RayActorError:
         return {}
+    watch_shm(job.name)
     try:
         with events_told(telemetry.tell):
             outcome = trainer.train(

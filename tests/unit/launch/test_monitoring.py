@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from distgen.core.storage import locate
 from distgen.launch import monitoring
-from distgen.launch.monitoring import Metric, RunMetrics, watch_queue
+from distgen.launch.monitoring import Metric, RunMetrics, watch_queue, watch_shm
 from distgen.launch.telemetry import Mailbox, events_told
 from distgen.training.run import EVENT_LOGGER, RunFolder, Tick
 
@@ -27,7 +29,7 @@ class Ledger:
     def set(self, metric: Metric, value: float, labels: monitoring.Labels) -> None:
         assert (metric.kind, tuple(labels)) == ("gauge", metric.labels)
         self.gauges[metric.name, *labels.values()] = value
-        if metric is monitoring.WAITING_IMAGES_LIMIT:
+        if metric in (monitoring.WAITING_IMAGES_LIMIT, monitoring.SHM_USED_RATIO):
             self.told.set()
 
     def add(self, metric: Metric, labels: monitoring.Labels) -> None:
@@ -121,7 +123,10 @@ def test_a_card_of_an_older_run_without_a_distance_is_no_distance() -> None:
     assert ("distgen_train_frechet_distance", "fashion") not in ledger.gauges
 
 
-def test_each_event_that_rank_0_writes_reaches_the_driver_in_order(tmp_path: Path) -> None:
+def test_each_event_that_rank_0_writes_reaches_the_driver_in_order(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, EVENT_LOGGER)
     folder, mailbox = RunFolder(locate(tmp_path)), Mailbox()
     folder.event("started", 0, ranks=2)
     with events_told(lambda row: asyncio.run(mailbox.tell(row))):
@@ -131,7 +136,6 @@ def test_each_event_that_rank_0_writes_reaches_the_driver_in_order(tmp_path: Pat
     news = asyncio.run(mailbox.take(0.0))
     assert news.events == folder.events()[1:3], "as they are in events.jsonl, and only inside"
     assert not asyncio.run(mailbox.take(0.0)).events, "each is told once"
-    assert not logging.getLogger(EVENT_LOGGER).isEnabledFor(logging.INFO)
 
 
 def test_a_queue_is_looked_at_until_its_replica_ends() -> None:
@@ -146,6 +150,21 @@ def test_a_queue_is_looked_at_until_its_replica_ends() -> None:
         ("distgen_serve_waiting_images", "fashion", "a1"): 12,
         ("distgen_serve_waiting_images_limit", "fashion", "a1"): 1024,
     }
+
+
+def test_a_node_tells_how_full_its_shared_memory_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, ended = Ledger(), threading.Event()
+    full = {"total": 64_000, "used": 40_000, "free": 16_000}  # the rest is kept for root
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(**full))
+    thread = watch_shm("fashion", folder=str(tmp_path), sink=ledger, ended=ended)
+    assert ledger.told.wait(10)
+    ended.set()
+    assert thread is not None
+    thread.join(10)
+    assert ledger.gauges == {("distgen_train_shm_used_ratio", "fashion"): 0.75}
+    assert watch_shm("fashion", folder=str(tmp_path / "missing"), sink=ledger) is None
 
 
 UNITS = ("_seconds", "_bytes", "_ratio", "_images", "_per_second")
