@@ -15,7 +15,7 @@ from tests.unit.infra.metric_names import defined_by_ray, of_ours, used_in
 from tests.unit.infra.promtool import PROMETHEUS, alerts, needs_promtool, promtool, records
 
 CASES = Path(__file__).with_name("alerts.yml")
-RAY_COMMANDS = {"status", "drain-node", "list", "memory"}
+RAY_COMMANDS = {"status", "stop", "list", "memory"}
 
 
 @needs_promtool
