@@ -118,6 +118,20 @@ def test_a_rule_asks_only_for_what_is_exported(rule: dict[str, Any]) -> None:
         assert name in of_ours() or defined_by_ray(name), name
 
 
+def test_the_readme_names_every_metric_and_only_files_that_exist() -> None:
+    folder = PROMETHEUS.parent
+    text = (folder / "README.md").read_text()
+    for name in of_ours():
+        prefix = re.match(r"ray_distgen_(train|serve)_", name)
+        assert prefix is not None
+        row = next(line for line in text.splitlines() if prefix[0] in line)
+        assert f"`{name.removeprefix(prefix[0])}`" in row, name
+    table = text.split("## Image")[0]
+    for file in re.findall(r"`([\w./]+)`[, |]", table):
+        if file != "pyproject.toml":
+            assert (folder / file).exists(), file
+
+
 def test_events_that_alerts_ask_for_are_events_that_runs_tell() -> None:
     package = Path(__file__).parents[3] / "distgen"
     code = "\n".join(path.read_text() for path in package.rglob("*.py"))
