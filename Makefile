@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml infra/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	# torch first and by its exact version: a range could bring a build for another device.
 	$(BIN)/pip install --quiet --disable-pip-version-check $$(grep -E '^torch==' infra/constraints.txt)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint infra/constraints.txt --editable '.[dev,optuna]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint infra/constraints.txt --editable '.[dev,optuna,mlflow]'
 	@touch $(STAMP)
 
 demo: $(STAMP) ## Train, serve and query a generator of digits in four minutes

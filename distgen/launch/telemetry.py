@@ -1,4 +1,4 @@
-"""The wire between a run's rank 0 and the driver: ticks one way, the wish to stop the other.
+"""The wire between a run's rank 0 and the driver: ticks and events one way, the wish to stop back.
 
 Ray Train keeps metrics only together with a checkpoint, and looks for them every few seconds;
 a small actor beside the driver carries them at once. It passes ticks on as plain data, so that its
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,8 @@ class News:
     """What has come in since the last look."""
 
     ticks: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of the run's events, as rank 0 wrote them."""
     faults: list[str] = field(default_factory=list)
     """Why worker groups were lost, one line each."""
     attempts: int = 0
@@ -70,6 +74,11 @@ class Mailbox:
         self._news.ticks.append(tick)
         self._arrived.set()
         return self._stop
+
+    async def tell(self, event: dict[str, Any]) -> None:
+        """Rank 0 has written an event."""
+        self._news.events.append(event)
+        self._arrived.set()
 
     async def fault(self, text: str) -> None:
         """A worker group was lost."""
@@ -112,6 +121,10 @@ class Telemetry:
         """Deliver a tick and learn whether to stop."""
         return bool(ray.get(self._actor.push.remote(asdict(tick)), timeout=SEND_TIMEOUT_S))
 
+    def tell(self, event: dict[str, Any]) -> None:
+        """Pass on an event of the run, without waiting."""
+        self._actor.tell.remote(event)
+
     def fault(self, text: str) -> None:
         """Report a lost worker group, without waiting."""
         self._actor.fault.remote(text)
@@ -128,3 +141,29 @@ class Telemetry:
     def close(self) -> None:
         """End the actor. Workers that still run take this as the driver's end, and stop."""
         ray.kill(self._actor)
+
+
+@contextlib.contextmanager
+def events_told(tell: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Inside, whatever a run's events tell in this process is told to `tell` as well."""
+    from distgen.training.run import EVENT_LOGGER
+
+    handler, logger = _Teller(tell), logging.getLogger(EVENT_LOGGER)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+class _Teller(logging.Handler):
+    def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        row: dict[str, Any] = record.__dict__["row"]
+        self._tell(row)

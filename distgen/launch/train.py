@@ -22,6 +22,7 @@ from distgen.data.streaming.mixed import Pictures
 from distgen.launch.cluster import Connection, Room, connect, slots
 from distgen.launch.elastic import Elastic
 from distgen.launch.faults import GiveUpOnKnownErrors, WorkersLostError, root_cause, unwrap
+from distgen.launch.monitoring import RunMetrics
 from distgen.launch.network import InterfaceTorchConfig
 from distgen.launch.telemetry import Member, News, Telemetry
 from distgen.launch.watchdog import Silence, look_into
@@ -153,6 +154,8 @@ class _Launch:
         self._images_seen = 0
         self._members: list[Member] = []
         self._silence = Silence(job.scaling.patience_s)
+        self._metrics = RunMetrics(job.name)
+        self._metrics.recall(folder.events())
 
     def run(self, stops: Sequence[threading.Event], more: threading.Event | None = None) -> Outcome:
         """Train to the end, or until one of `stops` is set, or there is room for `more` workers."""
@@ -208,6 +211,7 @@ class _Launch:
         while True:
             over = fit.done()  # looked at first, so that the last ticks are taken after the end
             wanted |= self._show(telemetry.take(0.0 if over else POLL_S))
+            self._metrics.refresh()
             wanted |= any(stop.is_set() for stop in stops)
             if over:
                 return
@@ -234,17 +238,21 @@ class _Launch:
         wanted = False
         self._silence.listen(news)
         self._members = news.members
+        for event in news.events:
+            self._metrics.event(event)
         for fault in news.faults:
-            self._folder.event("workers lost", self._images_seen, cause=fault)
+            self._tell("workers lost", cause=fault)
             self._on_message(f"Workers lost, {fault}. Restarting from the last checkpoint.")
         self._attempts = news.attempts
         if news.ticks and self._announced < news.attempts:
             # The ranks met before the first tick, so that all of them are known by now.
             self._announced = news.attempts
             ranks = [asdict(member) for member in news.members]
-            self._folder.event("workers running", self._images_seen, ranks=ranks)
+            self._metrics.members(len(ranks))
+            self._tell("workers running", ranks=ranks)
         for tick in (Tick(**values) for values in news.ticks):
             self._images_seen = tick.images_seen
+            self._metrics.tick(tick)
             wanted |= self._on_tick(tick)
         return wanted
 
@@ -258,12 +266,16 @@ class _Launch:
             (folder / name).write_text(f"{finding.state}\n{finding.stacks}")
         states = {finding.rank: finding.state for finding in findings}
         patience = self._silence.patience_s
-        self._folder.event("stalled", self._images_seen, silent_s=patience, states=states)
+        self._tell("stalled", silent_s=patience, states=states)
         said = ", ".join(f"rank {rank} is {state}" for rank, state in states.items())
         self._on_message(
             f"No news from the workers for {patience:g} s ({said}); they are ended. "
             f"Where each thread was: {folder}"
         )
+
+    def _tell(self, kind: str, **facts: Any) -> None:
+        self._folder.event(kind, self._images_seen, **facts)
+        self._metrics.event({"event": kind})
 
     def _conclude(self, fit: Future[Result]) -> Outcome:
         error = fit.exception()

@@ -15,8 +15,9 @@ import torch
 from distgen.core.config import parse
 from distgen.core.errors import PreemptedError
 from distgen.core.world import World
+from distgen.launch.monitoring import watch_shm
 from distgen.launch.network import INTERFACE
-from distgen.launch.telemetry import Member, Telemetry
+from distgen.launch.telemetry import Member, Telemetry, events_told
 from distgen.launch.watchdog import started_at
 from distgen.training import trainer
 from distgen.training.job import TrainJob
@@ -51,10 +52,12 @@ def run_rank(config: dict[str, Any]) -> dict[str, Any]:
         )
     except ray.exceptions.RayActorError:
         return {}
+    watch_shm(job.name)
     try:
-        outcome = trainer.train(
-            job, world=world, device=ray.train.torch.get_device(), on_tick=telemetry.push
-        )
+        with events_told(telemetry.tell):
+            outcome = trainer.train(
+                job, world=world, device=ray.train.torch.get_device(), on_tick=telemetry.push
+            )
     except PreemptedError as error:
         # Returned and not raised: an error would end the group while rank 0 may still write.
         return {"preempted": {"what": error.what, "where": error.where, "remedy": error.remedy}}

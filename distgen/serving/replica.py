@@ -15,6 +15,7 @@ from ray.serve.schema import LoggingConfig
 
 from distgen.core.config import Config, parse
 from distgen.core.storage import locate
+from distgen.launch.monitoring import watch_queue
 from distgen.registry.bundle import load_bundle
 from distgen.registry.resolve import resolve_model
 from distgen.serving.engine import MAX_WAITING, Engine, info_of, network_of
@@ -81,6 +82,12 @@ class _Replica:
             device="cuda" if on_gpu else "cpu",
             # A replica without a GPU has one core, which the next batch needs as much.
             encoder_threads=4 if on_gpu else 1,
+        )
+        watch_queue(
+            lambda: self._engine.waiting,
+            self._engine.max_waiting,
+            model=bundle.name,
+            replica=ray.get_runtime_context().get_actor_id()[:8],
         )
 
     def __serve_build_asgi_app__(self) -> Any:

@@ -85,5 +85,5 @@ class Measuring:
         for place in (run.card, run.card_at(images_seen)):
             place.write_text(card.model_dump_json(indent=2))
         curves.card(images_seen, card)
-        run.event("evaluated", images_seen, headline=headline(card))
+        run.event("evaluated", images_seen, headline=headline(card), distance=card.headline)
         write_report(run, job)

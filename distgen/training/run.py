@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import sys
@@ -48,6 +49,10 @@ CHANGEABLE = (
     "scaling.",
     "evaluation.",
 )
+EVENT_LOGGER = "distgen.events"
+"""Logger that hears of each event in the process where it happens; a record has it as `row`."""
+
+_event_log = logging.getLogger(EVENT_LOGGER)
 _PACKAGES = ("distgen", "torch", "ray", "webdataset", "pyarrow", "numpy", "scipy", "scikit-learn")
 
 
@@ -142,7 +147,9 @@ class RunFolder:
     def event(self, kind: str, images_seen: int, **facts: Any) -> None:
         """Add a line to `events.jsonl`: what happened, when, and at which point of the run."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._events.append({"time": now, "event": kind, "images_seen": images_seen, **facts})
+        row = {"time": now, "event": kind, "images_seen": images_seen, **facts}
+        self._events.append(row)
+        _event_log.info("%s at %s images", kind, f"{images_seen:,}", extra={"row": row})
 
     def events(self) -> list[dict[str, Any]]:
         """All events, oldest first."""

@@ -70,7 +70,7 @@ def store() -> Iterator[Store]:
     )
     try:
         running = Store(port)
-        _wait_for(f"http://127.0.0.1:{port}/moto-api/", server)
+        wait_for_server(f"http://127.0.0.1:{port}/moto-api/", server)
         running.filesystem().create_dir(BUCKET)
         yield running
     finally:
@@ -79,7 +79,7 @@ def store() -> Iterator[Store]:
         patch.undo()
 
 
-def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+def wait_for_server(url: str, server: subprocess.Popen[bytes]) -> None:
     while True:
         assert server.poll() is None, "the server has ended"
         try:

@@ -1,0 +1,258 @@
+"""Every metric that distgen gives to Prometheus, by name, and what keeps them up to date.
+
+Ray's agent on each node exports them beside Ray's own, with `ray_` in front of their names. A gauge
+that is not set again within two of Ray's report intervals is forgotten there. A run's gauges are
+set again by its driver for as long as it lives, so that they stay while ranks hang or are
+restarted, and go when nobody looks after the run any more. Counters stay, and are sent at the
+driver's end.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from distgen.training.run import Tick
+
+REFRESH_S = 2.0
+"""Seconds between two looks at a queue or a disk: well below Ray's report interval of 10 s."""
+
+Labels = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What Prometheus knows as `ray_<name>`."""
+
+    name: str
+    """With its unit, as Prometheus wants it; that of a counter ends in `_total`."""
+    kind: Literal["gauge", "counter"]
+    help: str
+    labels: tuple[str, ...]
+
+    @property
+    def exported(self) -> str:
+        """The name that queries use."""
+        return f"ray_{self.name}"
+
+
+def _of_run(name: str, text: str) -> Metric:
+    return Metric(f"distgen_train_{name}", "gauge", text, ("run",))
+
+
+IMAGES_PER_SECOND = _of_run("images_per_second", "Images trained on per second, over all ranks.")
+IMAGES_SEEN = _of_run("images_seen", "The run's clock; a roll-back sets it back.")
+LENGTH_IMAGES = _of_run("length_images", "The clock at which the run ends.")
+REMAINING_SECONDS = _of_run("remaining_seconds", "Estimated time until then, evaluations apart.")
+DATA_WAIT_RATIO = _of_run(
+    "data_wait_ratio", "Share of the time in which the slowest rank waited for pictures, 0 to 1."
+)
+MEMORY_BYTES = _of_run("memory_bytes", "Peak memory of rank 0: of its GPU, or resident.")
+FRECHET_DISTANCE = _of_run(
+    "frechet_distance", "The last quality card's headline; comparable within one run only."
+)
+WORKERS = _of_run("workers", "Ranks of the newest worker group.")
+LAST_TICK_SECONDS = _of_run(
+    "last_tick_timestamp_seconds", "Unix time of the last sign of progress, or of the start."
+)
+SHM_USED_RATIO = _of_run(
+    "shm_used_ratio", "Share of /dev/shm that is taken on the node of a rank, 0 to 1."
+)
+RUN_EVENTS = Metric(
+    "distgen_train_events_total",
+    "counter",
+    "Lines of the run's events.jsonl since this driver started, by event.",
+    ("run", "event"),
+)
+WAITING_IMAGES = Metric(
+    "distgen_serve_waiting_images",
+    "gauge",
+    "Pictures that wait in a replica or are being made.",
+    ("model", "replica"),
+)
+WAITING_IMAGES_LIMIT = Metric(
+    "distgen_serve_waiting_images_limit",
+    "gauge",
+    "The most that may wait in a replica; requests beyond are answered 429.",
+    ("model", "replica"),
+)
+
+METRICS = (
+    IMAGES_PER_SECOND,
+    IMAGES_SEEN,
+    LENGTH_IMAGES,
+    REMAINING_SECONDS,
+    DATA_WAIT_RATIO,
+    MEMORY_BYTES,
+    FRECHET_DISTANCE,
+    WORKERS,
+    LAST_TICK_SECONDS,
+    SHM_USED_RATIO,
+    RUN_EVENTS,
+    WAITING_IMAGES,
+    WAITING_IMAGES_LIMIT,
+)
+
+
+class Sink(Protocol):
+    """Where values go."""
+
+    def set(self, metric: Metric, value: float, labels: Labels) -> None:
+        """A gauge has this value now."""
+
+    def add(self, metric: Metric, labels: Labels) -> None:
+        """A counter goes up by one."""
+
+
+class RayMetrics:
+    """The agent of this process's Ray node."""
+
+    def __init__(self) -> None:
+        self._made: dict[Metric, Any] = {}
+
+    def set(self, metric: Metric, value: float, labels: Labels) -> None:
+        """A gauge has this value now."""
+        self._instrument(metric).set(value, dict(labels))
+
+    def add(self, metric: Metric, labels: Labels) -> None:
+        """A counter goes up by one."""
+        self._instrument(metric).inc(1, dict(labels))
+
+    def _instrument(self, metric: Metric) -> Any:
+        if metric not in self._made:
+            from ray.util import metrics
+
+            kind = metrics.Gauge if metric.kind == "gauge" else metrics.Counter
+            self._made[metric] = kind(metric.name, metric.help, metric.labels)
+        return self._made[metric]
+
+
+class RunMetrics:
+    """What a run's driver tells of it.
+
+    Args:
+        run: The run's name.
+        sink: Where values go.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(
+        self, run: str, sink: Sink | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._labels = {"run": run}
+        self._sink = sink or RayMetrics()
+        self._clock = clock
+        self._gauges: dict[Metric, float] = {LAST_TICK_SECONDS: clock()}
+
+    def tick(self, tick: Tick) -> None:
+        """A sign of progress has come in."""
+        new = {
+            LAST_TICK_SECONDS: self._clock(),
+            IMAGES_SEEN: float(tick.images_seen),
+            LENGTH_IMAGES: float(tick.images),
+        }
+        if tick.stage == "train":
+            new |= {
+                IMAGES_PER_SECOND: tick.images_per_s,
+                REMAINING_SECONDS: tick.eta_s,
+                DATA_WAIT_RATIO: tick.data_wait,
+                MEMORY_BYTES: tick.memory_gib * 2**30,
+            }
+        self._gauges |= new
+
+    def members(self, count: int) -> None:
+        """A worker group of so many ranks trains."""
+        self._gauges[WORKERS] = float(count)
+
+    def event(self, row: Mapping[str, Any]) -> None:
+        """Something has happened that the run's events tell."""
+        self._sink.add(RUN_EVENTS, {**self._labels, "event": str(row["event"])})
+        self.recall([row])
+
+    def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take from older events what still holds."""
+        for row in rows:
+            if row["event"] == "evaluated" and row.get("distance") is not None:
+                self._gauges[FRECHET_DISTANCE] = float(row["distance"])
+
+    def refresh(self) -> None:
+        """Set all gauges; to be called every few seconds."""
+        for metric, value in self._gauges.items():
+            self._sink.set(metric, value, self._labels)
+
+
+def watch_queue(
+    waiting: Callable[[], int],
+    limit: int,
+    *,
+    model: str,
+    replica: str,
+    sink: Sink | None = None,
+    ended: threading.Event | None = None,
+) -> threading.Thread:
+    """Tell of a replica's queue every few seconds, from a thread that does not keep it alive.
+
+    Args:
+        waiting: How many pictures wait now.
+        limit: How many may.
+        model: The served model's name.
+        replica: Tells replicas of one model apart.
+        sink: Where values go.
+        ended: Ends the thread; without it, the process does.
+    """
+
+    def look() -> dict[Metric, float]:
+        return {WAITING_IMAGES: waiting(), WAITING_IMAGES_LIMIT: limit}
+
+    return _watch(look, {"model": model, "replica": replica}, sink, ended)
+
+
+def watch_shm(
+    run: str,
+    *,
+    folder: str = "/dev/shm",  # noqa: S108 - looked at only
+    sink: Sink | None = None,
+    ended: threading.Event | None = None,
+) -> threading.Thread | None:
+    """Tell every few seconds how full this node's shared memory is; None where there is none.
+
+    Args:
+        run: The run that a rank of this process belongs to.
+        folder: Where it is mounted.
+        sink: Where values go.
+        ended: Ends the thread; without it, the process does.
+    """
+
+    def look() -> dict[Metric, float]:
+        disk = shutil.disk_usage(folder)
+        return {SHM_USED_RATIO: 1.0 - disk.free / disk.total}
+
+    if not Path(folder).is_dir():
+        return None
+    return _watch(look, {"run": run}, sink, ended)
+
+
+def _watch(
+    look: Callable[[], Mapping[Metric, float]],
+    labels: Labels,
+    sink: Sink | None,
+    ended: threading.Event | None,
+) -> threading.Thread:
+    target, stop = sink or RayMetrics(), ended or threading.Event()
+
+    def tell() -> None:
+        while True:
+            for metric, value in look().items():
+                target.set(metric, value, labels)
+            if stop.wait(REFRESH_S):
+                return
+
+    thread = threading.Thread(target=tell, name="metrics", daemon=True)
+    thread.start()
+    return thread

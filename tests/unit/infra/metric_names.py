@@ -1,0 +1,61 @@
+"""Which metrics queries ask for, and which of them exist."""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+
+import ray
+
+from distgen.launch.monitoring import METRICS
+
+_WORDS = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_FUNCTIONS = {
+    "clamp_min", "histogram_quantile", "last_over_time", "max", "rate", "sum", "time", "count",
+    "label_replace", "avg", "min", "label_values", "delta",
+}  # fmt: skip
+_OPERATORS = {"by", "on", "or", "unless", "offset", "without", "and", "ignoring"}
+
+
+def used_in(query: str) -> set[str]:
+    """The metrics that a PromQL expression asks for."""
+    bare = re.sub(r'"[^"]*"', "", query)
+    bare = re.sub(r"\{[^}]*\}", "", bare)  # matchers
+    bare = re.sub(r"\[[^]]*\]", "", bare)  # ranges
+    bare = re.sub(r"\b(by|on|without|ignoring)\s*\([^)]*\)", "", bare)  # labels
+    bare = re.sub(r"\boffset\s+\w+", "", bare)
+    words = {word for word in _WORDS.findall(bare) if not re.fullmatch(r"e\d+|x", word)}
+    return words - _FUNCTIONS - _OPERATORS
+
+
+def of_ours() -> set[str]:
+    """What distgen exports, as queries name it."""
+    return {metric.exported for metric in METRICS}
+
+
+@functools.cache
+def defined_by_ray(name: str) -> bool:
+    """Whether the installed Ray has a metric of this name, or shows it on its dashboards."""
+    stem = re.sub(r"_(bucket|count|sum)$", "", name).removeprefix("ray_")
+    quoted = (f'"{stem}"', f'"{stem.removesuffix("_total")}"')
+    shown = re.search(rf"\b{name}\b", _python("dashboard/modules/metrics/dashboards")) is not None
+    code = _python("dashboard/modules/reporter") + _python("serve/_private")
+    return shown or any(text in code for text in quoted) or _in_binaries(stem)
+
+
+@functools.cache
+def _python(folder: str) -> str:
+    files = sorted((Path(ray.__file__).parent / folder).glob("*.py"))
+    return "\n".join(file.read_text() for file in files)
+
+
+def _in_binaries(stem: str) -> bool:
+    """Names of metrics lie in Ray's programs as they are."""
+    return any(re.search(rb"\0" + stem.encode() + rb"\0", program) for program in _programs())
+
+
+@functools.cache
+def _programs() -> tuple[bytes, ...]:
+    folder = Path(ray.__file__).parent / "core" / "src" / "ray"
+    return tuple((folder / part).read_bytes() for part in ("gcs/gcs_server", "raylet/raylet"))
