@@ -84,6 +84,8 @@ def hanging() -> subprocess.Popen:
     )
     assert process.stdout is not None
     process.stdout.readline()
+    while psutil.Process(process.pid).status() != psutil.STATUS_SLEEPING:
+        time.sleep(0.01)
     yield process
     process.kill()
     process.wait()
