@@ -11,7 +11,7 @@ from distgen.data import open_shard_set
 from distgen.data.index import IndexReader
 from distgen.data.streaming.bad import BadSample, Tolerance
 from distgen.metrics.card import evaluate_card
-from distgen.training import trainer
+from distgen.training import measuring
 from distgen.training.bad_samples import BadSamples
 from distgen.training.run import prepare
 from distgen.training.trainer import train
@@ -54,7 +54,7 @@ def test_a_run_goes_on_and_notes_each_damaged_sample_once(start_damaged, monkeyp
         tolerances.append(options["tolerance"])
         return evaluate_card(*args, **options)
 
-    monkeypatch.setattr(trainer, "evaluate_card", noted_card)
+    monkeypatch.setattr(measuring, "evaluate_card", noted_card)
     run = start_damaged(on_error="substitute", bad_budget=len(BAD))
     with pytest.raises(PreemptedError):
         train(run.job(), on_tick=lambda tick: tick.images_seen >= 960)
