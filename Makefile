@@ -8,7 +8,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 SIDE_BY_SIDE := --numprocesses logical --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint format unit test test-slow test-gpu bench clean
+.PHONY: help install demo lint format unit test test-slow test-faults test-gpu bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ test: lint unit ## Everything that must hold: lint, unit tests, tests on a local
 
 test-slow: $(STAMP) ## Tests that take about a minute each
 	$(BIN)/pytest -m slow
+
+test-faults: $(STAMP) ## What runs survive: clusters are ended, hung and watched for minutes
+	$(BIN)/pytest -m faults
 
 test-gpu: $(STAMP) ## Tests that need a CUDA device; they need no Ray
 	$(BIN)/pytest -m gpu tests/gpu

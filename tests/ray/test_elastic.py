@@ -52,7 +52,7 @@ def kill_node(state: ClusterState, index: int) -> None:
     psutil.wait_procs([process], timeout=10)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_run_goes_on_with_fewer_workers_and_takes_new_ones(
     two_nodes: ClusterState, make_job: MakeJob, tmp_path: Path
 ) -> None:

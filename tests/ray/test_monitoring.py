@@ -23,7 +23,7 @@ from distgen.launch.state import ClusterState
 from tests.ray.conftest import MakeJob
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.faults,
     pytest.mark.skipif(
         shutil.which("prometheus") is None, reason="needs prometheus: apt-get install prometheus"
     ),

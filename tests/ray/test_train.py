@@ -122,7 +122,7 @@ def test_killed_worker_costs_nothing(
     assert losses(job) == losses(uninterrupted[family]), fate
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_rank_that_hangs_is_looked_into_and_costs_nothing(
     uninterrupted: dict[str, TrainJob], make_job: MakeJob
 ) -> None:
