@@ -1,0 +1,162 @@
+"""A process of ours on each node of a cluster, for as long as one looks at it.
+
+Pinned to its node, without a share of its CPUs, and never waited for longer than is said: a node
+that does not answer is an answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from distgen.core.peers import Exchange
+
+START_S = 30.0
+"""Time for a process to start on a busy node, and to load what it needs."""
+PING_S = 5.0
+PINGS = 7
+_HEAD = "node:__internal_head__"
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A living node of the cluster, as its head knows it."""
+
+    id: str
+    address: str
+    host: str
+    name: str
+    """For people: host and address, and the beginning of the id where a host has several."""
+    is_head: bool
+    session: str
+    """Folder of Ray's session there."""
+    resources: Mapping[str, float]
+    ports: Mapping[str, int]
+    """What Ray's processes listen on for those of other nodes."""
+
+
+@dataclass(frozen=True)
+class NoAnswer:
+    """A node said nothing, or could not do what it was asked."""
+
+    why: str
+
+
+class _Probe:
+    """The actor on a node."""
+
+    def run(self, work: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+        return work(*arguments)
+
+
+class Probes:
+    """Processes of ours on some nodes; a context manager that ends them."""
+
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        self._actors = {node: _start(node) for node in nodes}
+        self._silent: dict[Node, NoAnswer] = {}
+
+    def ask(
+        self, work: Callable[..., Any], arguments: Mapping[Node, Sequence[Any]], timeout_s: float
+    ) -> dict[Node, Any]:
+        """What `work` returns on each of these nodes, or a `NoAnswer`; all at the same time.
+
+        A node that has been silent once is not asked again.
+
+        Args:
+            work: A function of a module that is light to load.
+            arguments: Nodes, and what each is asked.
+            timeout_s: For all of them together.
+        """
+        asked = {
+            node: self._actors[node].run.remote(work, values)
+            for node, values in arguments.items()
+            if node not in self._silent
+        }
+        refs = list(asked.values())
+        ready = set(ray.wait(refs, num_returns=len(refs), timeout=timeout_s)[0]) if refs else set()
+        for node, ref in asked.items():
+            if ref not in ready:
+                self._silent[node] = NoAnswer(f"does not answer within {timeout_s:g} s")
+        return {node: self._silent.get(node) or _result(asked[node]) for node in arguments}
+
+    def exchanges(self, node: Node) -> list[Exchange] | NoAnswer:
+        """Questions for the time on a node, and its answers."""
+        found = []
+        for _ in range(PINGS):
+            asked = time.time()
+            answer = self.ask(time.time, {node: ()}, PING_S)[node]
+            if isinstance(answer, NoAnswer):
+                return answer
+            found.append(Exchange(asked, answer, time.time()))
+        return found
+
+    def close(self) -> None:
+        """End the processes."""
+        for actor in self._actors.values():
+            ray.kill(actor)
+
+    def __enter__(self) -> Probes:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def living_nodes() -> list[Node]:
+    """The nodes of the cluster that this process is connected to, the head first."""
+    alive = [about for about in ray.nodes() if about["Alive"]]
+    same_host = Counter(about["NodeManagerAddress"] for about in alive)
+    found = [_node(about, same_host[about["NodeManagerAddress"]] > 1) for about in alive]
+    return sorted(found, key=lambda node: (not node.is_head, node.host, node.address, node.id))
+
+
+def _node(about: Mapping[str, Any], ambiguous: bool) -> Node:
+    address, host, key = about["NodeManagerAddress"], about["NodeManagerHostname"], about["NodeID"]
+    name = f"{host} ({address})" if host != address else address
+    resources = dict(about["Resources"])
+    return Node(
+        id=key,
+        address=address,
+        host=host,
+        name=f"{name} {key[:6]}" if ambiguous else name,
+        is_head=_HEAD in resources,
+        # Sockets lie in a folder of the session.
+        session=str(Path(about["ObjectStoreSocketName"]).parent.parent),
+        resources=resources,
+        ports={
+            "the node manager": about["NodeManagerPort"],
+            "the object manager": about["ObjectManagerPort"],
+        },
+    )
+
+
+def _start(node: Node) -> Any:
+    place = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    return ray.remote(_Probe).options(num_cpus=0, scheduling_strategy=place).remote()
+
+
+def _result(ref: Any) -> Any:
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return NoAnswer(lines[-1][:300])
+    except ray.exceptions.RayError as error:
+        text = " ".join(str(error).split())
+        lost = "No module named 'distgen'" in text
+        why = "has no distgen in Ray's Python" if lost else f"lost our process: {text[:200]}"
+        return NoAnswer(why)
