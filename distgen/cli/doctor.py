@@ -98,9 +98,9 @@ def _print(report: Report, *, quiet: bool) -> None:
         return
     console.print(strong(report.name))
     table = Table.grid(padding=(0, 2))
-    for _ in range(2):
-        table.add_column(no_wrap=True)
-    table.add_column()
+    table.add_column(no_wrap=True, min_width=9)
+    table.add_column(no_wrap=True, min_width=12)
+    table.add_column(overflow="fold")
     for finding in shown:
         table.add_row(*_row(finding))
     print_table(table)

@@ -30,12 +30,12 @@ SHORT_OF_DISK = "make room there: df -h"
 
 
 def session_disk(folder: Path) -> Finding:
-    """Whether Ray has room for a session: logs, and objects that memory does not hold."""
+    """Whether Ray has room for its sessions: logs, and objects that memory does not hold."""
     place, usage = _usage(folder)
     seen = f"{gib(usage.free)} of {gib(usage.total)} free at {place}"
     remedy = f"{SHORT_OF_DISK}; or RAY_TMPDIR=<a folder on a larger disk> before Ray starts"
     if usage.free < LEAST_DISK:
-        return problem("disk", f"{seen}, where Ray keeps its session", remedy)
+        return problem("disk", f"{seen}, where Ray keeps its sessions", remedy)
     if usage.free < max(LITTLE_DISK, SPILL_SHARE * usage.total):
         return warning("disk", f"{seen}: Ray moves no objects to a disk so full", remedy)
     return ok("disk", seen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,11 +17,12 @@ from distgen.core.finding import Finding, ok, problem, warning
 from distgen.core.ports import free_port, is_loopback
 from distgen.core.reach import Mark, Witness
 from distgen.core.software import versions
-from distgen.launch.cluster import Connection
+from distgen.launch.cluster import Connection, Room
 from distgen.launch.examine import Look, everything
-from distgen.launch.probe import NoAnswer, Node, Probes, living_nodes
+from distgen.launch.probe import NoAnswer, Node, Probes, living_nodes, lost_nodes
 from distgen.training import all_reduce
 
+GREET_S = 60.0
 EXAMINE_S = 240.0
 """For a busy machine to load torch, and for places that do not answer."""
 NETWORK_S = 30.0
@@ -60,7 +62,7 @@ def examine_machine(wishes: Wishes) -> Report:
         look = Look(
             name="here",
             address=address,
-            session=os.environ.get("RAY_TMPDIR") or "/tmp",  # noqa: S108  (only its disk)
+            sessions=os.environ.get("RAY_TMPDIR") or "/tmp",  # noqa: S108  (only its disk)
             storage=wishes.storage,
             mark=mark,
             shards=wishes.shards if wishes.shards and witnesses else "",
@@ -89,10 +91,13 @@ def examine_cluster(
         One report for each node, the head first, and one for the cluster.
     """
     nodes = living_nodes()
-    whole = Report(f"cluster at {connection.address}")
+    whole = Report(
+        f"cluster at {connection.address}", [membership(connection.room(), lost_nodes())]
+    )
     reports = {node: Report(_title(node), node=node) for node in nodes}
     on_progress(f"looking at {len(nodes)} nodes")
     with Probes(nodes) as probes:
+        probes.greet(GREET_S)
         with ExitStack() as stack:
             mark, witnesses, failed = _prepare(wishes, stack)
             whole.findings += failed
@@ -115,6 +120,14 @@ def examine_cluster(
         whole.findings += [answer for answer in answers if not isinstance(answer, NoAnswer)]
     _mind_own_token(reports.values(), token)
     return [*reports.values(), whole]
+
+
+def membership(room: Room, lost: Sequence[str]) -> Finding:
+    """What the cluster has, and which nodes it had."""
+    if not lost:
+        return ok("nodes", str(room))
+    remedy = "start Ray there again; on this machine: distgen cluster down, then up"
+    return warning("nodes", f"{room}; lost since its head started: {', '.join(lost)}", remedy)
 
 
 @dataclass(frozen=True)
@@ -160,7 +173,7 @@ def _examine_each(probes: Probes, reports: Mapping[Node, Report], asked: _Asked)
         node: Look(
             name=node.id,
             address=node.address,
-            session=node.session,
+            sessions=node.sessions,
             storage=asked.wishes.storage,
             alone=alone,
             mark=asked.mark,
@@ -217,17 +230,22 @@ def _send(probes: Probes, reports: Mapping[Node, Report]) -> None:
 
 
 def _sum(probes: Probes, nodes: Sequence[Node]) -> Finding:
-    first = nodes[0]
+    """The time of a sum over all nodes that answer."""
+    hello = probes.ask(time.time, dict.fromkeys(nodes, ()), NETWORK_S)
+    ranks = [node for node in nodes if not isinstance(hello[node], NoAnswer)]
+    if len(ranks) < 2:
+        return warning("all-reduce", "not measured: too few nodes answer", "mend the others first")
+    first = ranks[0]
     port = probes.ask(free_port, {first: (first.address,)}, NETWORK_S)[first]
-    if isinstance(port, NoAnswer):
-        return problem("all-reduce", f"{first.name} {port.why}", "mend that node first")
-    meeting = f"[{first.address}]:{port}" if ":" in first.address else f"{first.address}:{port}"
-    asked = {node: (rank, len(nodes), meeting, node.address) for rank, node in enumerate(nodes)}
+    host = f"[{first.address}]" if ":" in first.address else first.address
+    asked = {
+        node: (rank, len(ranks), f"{host}:{port}", node.address) for rank, node in enumerate(ranks)
+    }
     answers = probes.ask(sum_here, asked, 3 * all_reduce.MEETING_S)
     for node, answer in answers.items():
         if isinstance(answer, NoAnswer):
             return problem("all-reduce", f"failed on {node.name}: {answer.why}", _OPEN)
-    return all_reduce.judge(max(answers.values()), len(nodes))
+    return all_reduce.judge(max(answers.values()), len(ranks))
 
 
 def listen(host: str, word: bytes) -> int:

@@ -27,8 +27,8 @@ class Look:
     """A file name that no other machine uses."""
     address: str
     """The machine's in the cluster."""
-    session: str
-    """Folder of Ray's session, or of all sessions."""
+    sessions: str
+    """Folder of Ray's sessions."""
     storage: str
     """Path or URL of the folder that holds runs."""
     alone: bool = True
@@ -80,8 +80,8 @@ def everything(look: Look, asker: Mapping[str, str], offered: float | None) -> l
 
 
 def _disks(look: Look) -> list[Finding]:
-    session = Path(look.session)
-    found = [_guarded("disk", lambda: machine.session_disk(session))]
+    sessions = Path(look.sessions)
+    found = [_guarded("disk", lambda: machine.session_disk(sessions))]
     local = locate(look.storage).local
     if local is not None:
         size = look.checkpoint_bytes

@@ -19,11 +19,11 @@ from distgen.data.index import INDEX_NAME, MANIFEST_NAME
 from distgen.data.streaming.mixed import MixedSet, Pictures
 from distgen.launch.cluster import Connection, slots
 from distgen.launch.examine import Look, essentials
-from distgen.launch.probe import START_S, NoAnswer, Node, Probes, living_nodes
+from distgen.launch.probe import NoAnswer, Node, Probes, living_nodes
 from distgen.models import sketch_networks
 from distgen.training.job import TrainJob
 
-ANSWER_S = START_S + 3 * reach.ANSWER_S
+ANSWER_S = 3 * reach.ANSWER_S
 """For storage and shards that do not answer to be named, rather than their node."""
 BYTES_PER_PARAMETER = 16
 """In a checkpoint: the weight, its average, and Adam's two moments, of four bytes each."""
@@ -58,7 +58,7 @@ def require_fit_nodes(
                 node: Look(
                     name=node.id,
                     address=node.address,
-                    session=node.session,
+                    sessions=node.sessions,
                     storage=job.storage,
                     alone=alone,
                     mark=mark,
@@ -73,13 +73,21 @@ def require_fit_nodes(
     except OSError as error:
         refused = reach.unwritable(job.storage, error)
         raise UsageError(f"This machine: {refused.text}.", remedy=refused.remedy) from error
-    judge({node.name: answer for node, answer in found.items()}, on_message)
+    ask = "distgen doctor" + ("" if connection.started_here else f" --address {connection.address}")
+    judge({node.name: answer for node, answer in found.items()}, on_message, ask)
 
 
 def judge(
-    found: Mapping[str, Sequence[Finding] | NoAnswer], on_message: Callable[[str], None]
+    found: Mapping[str, Sequence[Finding] | NoAnswer],
+    on_message: Callable[[str], None],
+    ask: str = "distgen doctor",
 ) -> None:
     """Tell what nodes have warned of, each thing once; refuse where one has a problem.
+
+    Args:
+        found: What each node, by its name, has found of itself.
+        on_message: Told of warnings, and of nodes that are silent.
+        ask: The command that shows all of it.
 
     Raises:
         UsageError: Names the first such node and problem, the others, and the remedy.
@@ -102,7 +110,7 @@ def judge(
     raise UsageError(
         f"{_nodes(names)} cannot take part in this run: {_sentence(first)}.",
         cause=("also, " + "; ".join(more)) if more else None,
-        remedy=f"{first.remedy}; all of it: distgen doctor",
+        remedy=f"{first.remedy}; to see all: {ask}",
     )
 
 
@@ -151,6 +159,7 @@ def _look(
     }
     others = {node: (look,) for node, look in looks.items() if node not in own}
     with Probes(others) as probes:
+        probes.greet()
         found = probes.ask(essentials, others, ANSWER_S)
     return {node: essentials(looks[node]) if node in own else found[node] for node in looks}
 

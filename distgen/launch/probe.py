@@ -17,12 +17,15 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from distgen.core.errors import DistgenError
 from distgen.core.peers import Exchange
 
 START_S = 30.0
-"""Time for a process to start on a busy node, and to load what it needs."""
+"""Time for a process to start on a busy node."""
 PING_S = 5.0
 PINGS = 7
+_FETCH_S = 10.0
+_UNEXPECTED = 2  # Ray's NodeDeathInfo.UNEXPECTED_TERMINATION
 _HEAD = "node:__internal_head__"
 
 
@@ -36,8 +39,8 @@ class Node:
     name: str
     """For people: host and address, and the beginning of the id where a host has several."""
     is_head: bool
-    session: str
-    """Folder of Ray's session there."""
+    sessions: str
+    """Folder of Ray's sessions there."""
     resources: Mapping[str, float]
     ports: Mapping[str, int]
     """What Ray's processes listen on for those of other nodes."""
@@ -69,7 +72,7 @@ class Probes:
     ) -> dict[Node, Any]:
         """What `work` returns on each of these nodes, or a `NoAnswer`; all at the same time.
 
-        A node that has been silent once is not asked again.
+        A node that has been silent once, or has lost our process, is not asked again.
 
         Args:
             work: A function of a module that is light to load.
@@ -83,10 +86,22 @@ class Probes:
         }
         refs = list(asked.values())
         ready = set(ray.wait(refs, num_returns=len(refs), timeout=timeout_s)[0]) if refs else set()
+        found: dict[Node, Any] = {}
         for node, ref in asked.items():
-            if ref not in ready:
+            try:
+                # What is ready may still be on its way here.
+                found[node] = ray.get(ref, timeout=_FETCH_S if ref in ready else 0)
+            except ray.exceptions.RayTaskError as error:
+                found[node] = NoAnswer(_why_failed(error))
+            except ray.exceptions.GetTimeoutError:
                 self._silent[node] = NoAnswer(f"does not answer within {timeout_s:g} s")
-        return {node: self._silent.get(node) or _result(asked[node]) for node in arguments}
+            except ray.exceptions.RayError as error:
+                self._silent[node] = NoAnswer(_why_lost(error))
+        return {node: self._silent.get(node) or found[node] for node in arguments}
+
+    def greet(self, timeout_s: float = START_S) -> None:
+        """Wait for the processes to start; nodes where they do not are asked nothing more."""
+        self.ask(time.time, dict.fromkeys(self._actors, ()), timeout_s)
 
     def exchanges(self, node: Node) -> list[Exchange] | NoAnswer:
         """Questions for the time on a node, and its answers."""
@@ -124,18 +139,31 @@ def living_nodes() -> list[Node]:
     return sorted(found, key=lambda node: (not node.is_head, node.host, node.address, node.id))
 
 
+def lost_nodes() -> list[str]:
+    """Nodes that the cluster has lost since its head started, with what the head knows of it."""
+    return [
+        f"{_host(about)} {about['NodeID'][:6]} ({about['DeathReasonMessage']})"
+        for about in ray.nodes()
+        if not about["Alive"] and about["DeathReason"] == _UNEXPECTED
+    ]
+
+
+def _host(about: Mapping[str, Any]) -> str:
+    address, host = about["NodeManagerAddress"], about["NodeManagerHostname"]
+    return f"{host} ({address})" if host != address else str(address)
+
+
 def _node(about: Mapping[str, Any], ambiguous: bool) -> Node:
-    address, host, key = about["NodeManagerAddress"], about["NodeManagerHostname"], about["NodeID"]
-    name = f"{host} ({address})" if host != address else address
+    key, name = about["NodeID"], _host(about)
     resources = dict(about["Resources"])
     return Node(
         id=key,
-        address=address,
-        host=host,
+        address=about["NodeManagerAddress"],
+        host=about["NodeManagerHostname"],
         name=f"{name} {key[:6]}" if ambiguous else name,
         is_head=_HEAD in resources,
-        # Sockets lie in a folder of the session.
-        session=str(Path(about["ObjectStoreSocketName"]).parent.parent),
+        # <sessions>/<session>/sockets/<socket>
+        sessions=str(Path(about["ObjectStoreSocketName"]).parents[2]),
         resources=resources,
         ports={
             "the node manager": about["NodeManagerPort"],
@@ -149,14 +177,18 @@ def _start(node: Node) -> Any:
     return ray.remote(_Probe).options(num_cpus=0, scheduling_strategy=place).remote()
 
 
-def _result(ref: Any) -> Any:
-    try:
-        return ray.get(ref)
-    except ray.exceptions.RayTaskError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return NoAnswer(lines[-1][:300])
-    except ray.exceptions.RayError as error:
-        text = " ".join(str(error).split())
-        lost = "No module named 'distgen'" in text
-        why = "has no distgen in Ray's Python" if lost else f"lost our process: {text[:200]}"
-        return NoAnswer(why)
+def _why_lost(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "No module named 'distgen" in text:
+        return "has no distgen, or an old one, in Ray's Python"
+    # Ray lists the ids of everything first.
+    _, _, because = text.partition("The actor died because ")
+    return f"has lost our process: {(because or text)[:160]}"
+
+
+def _why_failed(error: Exception) -> str:
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, DistgenError):
+        return cause.what
+    lines = str(cause).strip().splitlines() or [""]
+    return f"{type(cause).__name__}: {lines[-1][:300]}"

@@ -12,7 +12,8 @@ from distgen.core.errors import UsageError
 from distgen.core.finding import ok, problem, warning
 from distgen.core.machine import INTERFACE
 from distgen.data import open_shard_set
-from distgen.launch.doctor import asks_for_token
+from distgen.launch.cluster import Room
+from distgen.launch.doctor import asks_for_token, membership
 from distgen.launch.examine import Look, essentials
 from distgen.launch.preflight import judge, witnesses_of_set
 from distgen.launch.probe import NoAnswer
@@ -71,7 +72,7 @@ def test_machine_is_looked_at_for_all_that_a_rank_needs(
         look = Look(
             name="a",
             address="127.0.0.1",
-            session=str(tmp_path),
+            sessions=str(tmp_path),
             storage=str(tmp_path),
             mark=mark,
             shards=digits,
@@ -81,6 +82,13 @@ def test_machine_is_looked_at_for_all_that_a_rank_needs(
     assert list(found) == ["interface", "disk", "storage disk", "/dev/shm", "storage", "shards"]
     assert found["storage"].verdict == found["shards"].verdict == found["interface"].verdict == "ok"
     assert not list(tmp_path.iterdir())
+
+
+def test_lost_node_is_told_though_all_others_are_well() -> None:
+    room = Room(({"CPU": 2.0}, {"CPU": 2.0}))
+    assert membership(room, []) == ok("nodes", "2 nodes, 4 CPUs, 0 GPUs")
+    found = membership(room, ["b (10.0.0.2)"])
+    assert (found.verdict, "b (10.0.0.2)" in found.text) == ("warning", True)
 
 
 @pytest.fixture
