@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -63,7 +64,9 @@ class Witness:
 
 @contextmanager
 def marked(storage: str) -> Iterator[Mark]:
-    """A mark in the storage for as long as nodes look for it; nothing is left behind.
+    """A mark in the storage for as long as nodes look for it.
+
+    On a disk nothing is left behind, and in a store at most an empty folder that was asked for.
 
     Raises:
         OSError: The storage cannot be written from here, or does not answer.
@@ -86,7 +89,7 @@ def marked(storage: str) -> Iterator[Mark]:
 
 def unwritable(storage: str, error: Exception) -> Finding:
     """What it means that `marked` has failed."""
-    return problem("storage", f"{storage} cannot be written: {_why(error)}", _cure(storage, error))
+    return problem("storage", f"{storage} cannot be used: {_why(error)}", _cure(storage, error))
 
 
 def storage(mark: Mark, name: str) -> Finding:
@@ -185,17 +188,18 @@ def _folders_to_make(path: Path | None) -> list[Path]:
 
 
 def _why(error: Exception) -> str:
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    # pyarrow puts the path, a code and a trace behind its sentence.
-    return " ".join(text.split())[:200]
+    text = " ".join(((isinstance(error, OSError) and error.strerror) or str(error)).split())
+    # pyarrow says first what it did, and then in one word and one sentence what came of it.
+    of_store = re.search(r"(AWS Error .*?|google::cloud::Status.*?)(?=; Details|$)", text)
+    return (of_store[1] if of_store else text)[:200]
 
 
 def _cure(place: str, error: Exception) -> str:
     location = locate(place)
     if location.local is None:
         return (
-            f"the node's credentials ({location.credentials}) and its way to the store; "
-            "they come from the environment of `ray start`"
+            "look at the node's way to the store, and at its credentials there: "
+            f"{location.credentials}, as `ray start` found it"
         )
     code = error.errno if isinstance(error, OSError) else None
     if code in (errno.ENOSPC, errno.EDQUOT):

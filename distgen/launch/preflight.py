@@ -143,7 +143,7 @@ def _shared_memory(job: TrainJob, fit: int) -> int:
     """What the ranks of a node that holds `fit` of them take of `/dev/shm`."""
     if job.scaling.gpus_per_worker < 1:
         return 2**20  # gloo takes none; the lists of who shares pictures are small
-    return NCCL_BYTES_PER_RANK * min(fit, job.scaling.workers)
+    return NCCL_BYTES_PER_RANK * fit
 
 
 def _look(

@@ -15,7 +15,7 @@ from distgen.core.machine import INTERFACE
 NUMBERS = 10**6
 """Single-precision numbers that are summed: 4 MB, the gradients of a small model."""
 ROUNDS = 5
-MEETING_S = 45.0
+MEETING_S = 60.0
 """For all ranks to have loaded torch and to meet."""
 SLOW_S = 0.5
 

@@ -11,7 +11,7 @@ from distgen.core.aside import run_aside
 from distgen.core.errors import DistgenError
 from distgen.core.finding import Finding, gib, ok, problem, warning
 
-TIMEOUT_S = 90.0
+TIMEOUT_S = 150.0
 """For loading torch and starting CUDA, on a machine that is busy with both."""
 _DRIVER = Path("/dev/nvidiactl")
 _HIDDEN = "CUDA_VISIBLE_DEVICES"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from distgen.core import reach
+from distgen.core import reach, stores
+from distgen.core.retry import Patience
 from distgen.core.storage import Location, locate
 
 
@@ -127,10 +128,32 @@ def test_store_without_credentials_is_told_by_where_they_come_from(
 ) -> None:
     monkeypatch.setenv("AWS_REGION", "eu-central-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "abc")
-    found = reach.unwritable("s3://bucket/runs", OSError("ACCESS_DENIED during PutObject"))
-    assert "ACCESS_DENIED" in found.text
+    said = "When testing 'runs' in 'bucket': AWS Error ACCESS_DENIED during HeadObject; Details: x"
+    found = reach.unwritable("s3://bucket/runs", OSError(said))
+    assert found.text.endswith("cannot be used: AWS Error ACCESS_DENIED during HeadObject")
     assert "AWS_ACCESS_KEY_ID" in found.remedy
     assert "abc" not in found.remedy
+
+
+def test_store_that_is_down_is_given_up_soon_while_somebody_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stores, "PATIENCE", Patience(deadline_s=0.4, first_pause_s=0.01))
+    tries = []
+
+    def fail() -> None:
+        tries.append(1)
+        raise OSError("try again later")
+
+    with (
+        pytest.raises(OSError, match="later"),
+        stores.hurry(Patience(deadline_s=0.0, first_pause_s=0.01)),
+    ):
+        stores.reach(fail)
+    assert len(tries) == 1
+    with pytest.raises(OSError, match="later"):
+        stores.reach(fail)
+    assert len(tries) > 2, "others are as patient as before"
 
 
 def test_files_that_look_the_same_are_the_same(tmp_path: Path) -> None:
