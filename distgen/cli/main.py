@@ -16,6 +16,7 @@ from distgen.cli import (
     config,
     data,
     demo,
+    doctor,
     evaluate,
     generate,
     jobs,
@@ -74,6 +75,7 @@ app.command("generate", rich_help_panel=_USE)(generate.generate)
 app.command("submit", rich_help_panel=_RUN)(jobs.submit)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=_RUN)
 app.add_typer(cluster.app, name="cluster", rich_help_panel=_RUN)
+app.command("doctor", rich_help_panel=_RUN)(doctor.doctor)
 app.add_typer(config.app, name="config", rich_help_panel=_RUN)
 app.add_typer(bench.app, name="bench", rich_help_panel=_RUN)
 

@@ -40,7 +40,7 @@ def persist(
     pause_s = patience.first_pause_s
     while True:
         try:
-            return _within(work, patience.attempt_s)
+            return within(work, patience.attempt_s)
         except OSError as error:
             # Many readers that failed together must not come back together.
             wait_s = random.uniform(0.5, 1.5) * pause_s
@@ -50,7 +50,12 @@ def persist(
         pause_s = min(2 * pause_s, patience.longest_pause_s)
 
 
-def _within(work: Callable[[], T], limit_s: float) -> T:
+def within(work: Callable[[], T], limit_s: float) -> T:
+    """What `work` returns, if it does so in time; if not it is left behind in its thread.
+
+    Raises:
+        TimeoutError: It takes longer than `limit_s` seconds.
+    """
     results: list[T] = []
     errors: list[BaseException] = []
 

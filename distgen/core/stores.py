@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from configparser import ConfigParser, Error
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -18,6 +20,7 @@ T = TypeVar("T")
 
 PATIENCE = Patience()
 """With stores that do not answer, or say that they cannot just now."""
+_HURRY: ContextVar[Patience | None] = ContextVar("hurry", default=None)
 
 # What no second try will change. All else passes sooner or later: overload, cut connections, name
 # servers, and whatever a store's next version calls its bad moments.
@@ -69,7 +72,17 @@ def reach(work: Callable[[], T]) -> T:
     Raises:
         OSError: The store refused, or did not answer in time.
     """
-    return persist(work, is_transient, PATIENCE)
+    return persist(work, is_transient, _HURRY.get() or PATIENCE)
+
+
+@contextmanager
+def hurry(patience: Patience) -> Iterator[None]:
+    """Inside, stores are given this much time by this thread: somebody waits for an answer."""
+    before = _HURRY.set(patience)
+    try:
+        yield
+    finally:
+        _HURRY.reset(before)
 
 
 def is_transient(error: OSError) -> bool:

@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 
 from distgen.core.errors import UsageError
+from distgen.core.finding import Finding, ok, problem
 
 AUTH_MODE = "RAY_AUTH_MODE"
 TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105  (the variable's name, not a token)
@@ -65,6 +66,31 @@ def read_token() -> str | None:
         return given
     path = token_file()
     return path.read_text().strip() if path.is_file() else None
+
+
+def look_at_token() -> Finding:
+    """Whether this process has a token that nobody but its user can read; nothing is changed."""
+    if os.environ.get(TOKEN):
+        return ok("token", f"from the environment ({TOKEN})")
+    path = token_file()
+    again = "copy ~/.ray/auth_token from the cluster's head node, mode 0600"
+    try:
+        about, text = path.stat(), path.read_text()
+    except FileNotFoundError:
+        if os.environ.get(TOKEN_PATH):
+            return problem("token", f"{path}, which {TOKEN_PATH} names, is not there", again)
+        return ok("token", "none yet: one is made when it is needed, for its user only")
+    except OSError as error:
+        return problem("token", f"{path} cannot be read: {error.strerror}", again)
+    if not text.strip():
+        return problem("token", f"{path} is empty", again)
+    if about.st_uid != os.getuid():
+        return problem("token", f"{path} belongs to another user", again)
+    if about.st_mode & 0o077:
+        mode = f"{about.st_mode & 0o777:04o}"
+        seen = f"{path} has mode {mode}: other users can run code as this one"
+        return problem("token", seen, f"chmod 600 {path}")
+    return ok("token", f"{path}, for its user only")
 
 
 def present_token() -> None:

@@ -166,6 +166,13 @@ def _join(gcs: str) -> Connection:
         ray.init(address=gcs, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
         ray.shutdown()
+        if "version mismatch" in str(error).lower():
+            raise UsageError(
+                "The Ray cluster has other versions than this process.",
+                where=gcs,
+                cause=" ".join(str(error).split())[:300],
+                remedy="install the same Python and Ray on both: infra/constraints.txt",
+            ) from error
         raise UsageError(
             "The Ray cluster does not let this process in.",
             where=gcs,

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import psutil
 import ray
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
-INTERFACE = "GLOO_SOCKET_IFNAME"
+from distgen.core.machine import INTERFACE, interface_of, own_interfaces
 
 
 class InterfaceTorchConfig(TorchConfig):  # type: ignore[misc]
@@ -36,23 +35,6 @@ def choose_interface() -> None:
     """
     if os.environ.get(INTERFACE):
         return
-    addresses = {
-        name: [entry.address for entry in entries]
-        for name, entries in psutil.net_if_addrs().items()
-    }
-    name = interface_of(ray.util.get_node_ip_address(), addresses)
+    name = interface_of(ray.util.get_node_ip_address(), own_interfaces())
     if name is not None:
         os.environ[INTERFACE] = name
-
-
-def interface_of(address: str, interfaces: dict[str, list[str]]) -> str | None:
-    """The interface that has `address`, or None where no interface has it (as behind a NAT)."""
-    # An IPv6 address may carry its zone, as in fe80::1%eth0.
-    return next(
-        (
-            name
-            for name, addresses in sorted(interfaces.items())
-            if address in (entry.partition("%")[0] for entry in addresses)
-        ),
-        None,
-    )

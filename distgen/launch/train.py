@@ -24,6 +24,7 @@ from distgen.launch.elastic import Elastic
 from distgen.launch.faults import GiveUpOnKnownErrors, WorkersLostError, root_cause, unwrap
 from distgen.launch.monitoring import RunMetrics
 from distgen.launch.network import InterfaceTorchConfig
+from distgen.launch.preflight import require_fit_nodes
 from distgen.launch.telemetry import Member, News, Telemetry
 from distgen.launch.watchdog import Silence, look_into
 from distgen.launch.worker import run_rank
@@ -65,7 +66,7 @@ def run(
 
     Raises:
         UsageError: The shard set is missing or does not fit the model, the workers can never fit,
-            or the run's folder belongs to a different job.
+            a node lacks what a rank needs, or the run's folder belongs to a different job.
         PreemptedError: The run was asked to stop, and its checkpoint is written.
         TrainingError: The run was given up.
     """
@@ -78,6 +79,7 @@ def run(
         on_message(advice)
     with connect(address) as connection:
         require_room(job.scaling, connection.room())
+        require_fit_nodes(job, pictures, connection, on_message)
         with stop_on_signals() as signalled:
             stops = (signalled, *([stop] if stop else []))
 

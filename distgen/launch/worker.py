@@ -14,9 +14,9 @@ import torch
 
 from distgen.core.config import parse
 from distgen.core.errors import PreemptedError
+from distgen.core.machine import INTERFACE
 from distgen.core.world import World
 from distgen.launch.monitoring import watch_shm
-from distgen.launch.network import INTERFACE
 from distgen.launch.telemetry import Member, Telemetry, events_told
 from distgen.launch.watchdog import started_at
 from distgen.training import trainer

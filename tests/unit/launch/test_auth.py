@@ -67,3 +67,25 @@ def test_empty_token_file_is_refused(home: Path) -> None:
     path.touch()
     with pytest.raises(UsageError, match="empty"):
         auth.ensure_token()
+
+
+def test_token_is_looked_at_without_being_changed(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = home / ".ray" / "auth_token"
+    assert auth.look_at_token().verdict == "ok"
+    assert not path.exists()
+    path.parent.mkdir()
+    path.touch(mode=0o600)
+    assert "is empty" in auth.look_at_token().text
+    path.write_text("a" * 64)
+    assert auth.look_at_token().verdict == "ok"
+    path.chmod(0o640)
+    found = auth.look_at_token()
+    assert (found.verdict, found.remedy) == ("problem", f"chmod 600 {path}")
+    assert "has mode 0640" in found.text
+    assert mode_of(path) == 0o640
+    monkeypatch.setenv(auth.TOKEN_PATH, str(home / "elsewhere"))
+    assert "which RAY_AUTH_TOKEN_PATH names, is not there" in auth.look_at_token().text
+    monkeypatch.setenv(auth.TOKEN, "b" * 64)
+    assert auth.look_at_token().verdict == "ok"

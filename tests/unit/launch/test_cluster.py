@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,6 +75,16 @@ def test_wrong_address_says_what_to_write(
     with pytest.raises(UsageError) as raised:
         cluster.connect(address)
     assert said in str(raised.value)
+
+
+def test_cluster_of_other_versions_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.59.0\n")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(UsageError, match="has other versions than this process") as raised:
+        cluster._join("10.0.0.1:6379")
+    assert "Ray: 2.59.0" in (raised.value.cause or "")
 
 
 def test_folder_of_sessions_is_private_and_short(

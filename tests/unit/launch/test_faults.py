@@ -7,8 +7,8 @@ from ray.exceptions import ActorDiedError
 from ray.train import ControllerError, WorkerGroupError
 
 from distgen.core.errors import DataError, UsageError
+from distgen.core.machine import interface_of
 from distgen.launch.faults import root_cause, unwrap
-from distgen.launch.network import interface_of
 
 INTERFACES = {
     "docker0": ["172.17.0.1"],
