@@ -78,11 +78,14 @@ def run(
         on_message(advice)
     with connect(address) as connection:
         require_room(job.scaling, connection.room())
-        with stop_on_signals() as signalled:
+        metrics = RunMetrics(job.name)
+        metrics.recall(folder.events())
+        with stop_on_signals() as signalled, metrics.told():
             stops = (signalled, *([stop] if stop else []))
 
             def launch(sized: TrainJob, more: threading.Event | None = None) -> Outcome:
-                return _Launch(sized, folder, connection, on_tick, on_message).run(stops, more)
+                each = _Launch(sized, folder, connection, metrics, on_tick, on_message)
+                return each.run(stops, more)
 
             if not job.scaling.is_elastic:
                 return launch(job)
@@ -141,12 +144,14 @@ class _Launch:
         job: TrainJob,
         folder: RunFolder,
         connection: Connection,
+        metrics: RunMetrics,
         on_tick: OnTick,
         on_message: Callable[[str], None],
     ) -> None:
         self._job = job
         self._folder = folder
         self._connection = connection
+        self._metrics = metrics
         self._on_tick = on_tick
         self._on_message = on_message
         self._attempts = 0
@@ -154,8 +159,6 @@ class _Launch:
         self._images_seen = 0
         self._members: list[Member] = []
         self._silence = Silence(job.scaling.patience_s)
-        self._metrics = RunMetrics(job.name)
-        self._metrics.recall(folder.events())
 
     def run(self, stops: Sequence[threading.Event], more: threading.Event | None = None) -> Outcome:
         """Train to the end, or until one of `stops` is set, or there is room for `more` workers."""
@@ -211,7 +214,6 @@ class _Launch:
         while True:
             over = fit.done()  # looked at first, so that the last ticks are taken after the end
             wanted |= self._show(telemetry.take(0.0 if over else POLL_S))
-            self._metrics.refresh()
             wanted |= any(stop.is_set() for stop in stops)
             if over:
                 return
@@ -275,7 +277,6 @@ class _Launch:
 
     def _tell(self, kind: str, **facts: Any) -> None:
         self._folder.event(kind, self._images_seen, **facts)
-        self._metrics.event({"event": kind})
 
     def _conclude(self, fit: Future[Result]) -> Outcome:
         error = fit.exception()

@@ -15,9 +15,9 @@ import torch
 from distgen.core.config import parse
 from distgen.core.errors import PreemptedError
 from distgen.core.world import World
-from distgen.launch.monitoring import watch_shm
+from distgen.launch.monitoring import events_told, watch_shm
 from distgen.launch.network import INTERFACE
-from distgen.launch.telemetry import Member, Telemetry, events_told
+from distgen.launch.telemetry import Member, Telemetry
 from distgen.launch.watchdog import started_at
 from distgen.training import trainer
 from distgen.training.job import TrainJob
