@@ -2,26 +2,30 @@
 
 Ray's agent on each node exports them beside Ray's own, with `ray_` in front of their names. A gauge
 that is not set again within two of Ray's report intervals is forgotten there. A run's gauges are
-set again by its driver for as long as it lives, so that they stay while ranks hang or are
-restarted, and go when nobody looks after the run any more. Counters stay, and are sent at the
-driver's end.
+set again by its driver for as long as it lives, so that they stay while ranks hang, wait for a
+place or are restarted, and go when nobody looks after the run any more. Counters stay, and are sent
+at the driver's end.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from distgen.core.errors import PreemptedError
 
 if TYPE_CHECKING:
     from distgen.training.run import Tick
 
 REFRESH_S = 2.0
-"""Seconds between two looks at a queue or a disk: well below Ray's report interval of 10 s."""
+"""Seconds between two settings of a gauge: well below Ray's report interval of 10 s."""
 
 Labels = Mapping[str, str]
 
@@ -70,6 +74,12 @@ RUN_EVENTS = Metric(
     "Lines of the run's events.jsonl since this driver started, by event.",
     ("run", "event"),
 )
+DEPARTURES = Metric(
+    "distgen_train_departures_total",
+    "counter",
+    "Drivers that left the run in order: it was finished, or somebody stopped it.",
+    ("run",),
+)
 WAITING_IMAGES = Metric(
     "distgen_serve_waiting_images",
     "gauge",
@@ -95,6 +105,7 @@ METRICS = (
     LAST_TICK_SECONDS,
     SHM_USED_RATIO,
     RUN_EVENTS,
+    DEPARTURES,
     WAITING_IMAGES,
     WAITING_IMAGES_LIMIT,
 )
@@ -150,6 +161,22 @@ class RunMetrics:
         self._clock = clock
         self._gauges: dict[Metric, float] = {LAST_TICK_SECONDS: clock()}
 
+    @contextmanager
+    def told(self) -> Iterator[RunMetrics]:
+        """Inside, gauges are told every few seconds and events of this process counted."""
+        ended = threading.Event()
+        thread = _repeat(self.refresh, ended)
+        try:
+            with events_told(self.event):
+                yield self
+            self._sink.add(DEPARTURES, self._labels)
+        except (PreemptedError, KeyboardInterrupt):
+            self._sink.add(DEPARTURES, self._labels)
+            raise
+        finally:
+            ended.set()
+            thread.join()
+
     def tick(self, tick: Tick) -> None:
         """A sign of progress has come in."""
         new = {
@@ -164,11 +191,11 @@ class RunMetrics:
                 DATA_WAIT_RATIO: tick.data_wait,
                 MEMORY_BYTES: tick.memory_gib * 2**30,
             }
-        self._gauges |= new
+        self._gauges = self._gauges | new  # the thread that refreshes looks at the old ones
 
     def members(self, count: int) -> None:
         """A worker group of so many ranks trains."""
-        self._gauges[WORKERS] = float(count)
+        self._gauges = {**self._gauges, WORKERS: float(count)}
 
     def event(self, row: Mapping[str, Any]) -> None:
         """Something has happened that the run's events tell."""
@@ -179,10 +206,10 @@ class RunMetrics:
         """Take from older events what still holds."""
         for row in rows:
             if row["event"] == "evaluated" and row.get("distance") is not None:
-                self._gauges[FRECHET_DISTANCE] = float(row["distance"])
+                self._gauges = {**self._gauges, FRECHET_DISTANCE: float(row["distance"])}
 
     def refresh(self) -> None:
-        """Set all gauges; to be called every few seconds."""
+        """Set all gauges."""
         for metric, value in self._gauges.items():
             self._sink.set(metric, value, self._labels)
 
@@ -244,15 +271,50 @@ def _watch(
     sink: Sink | None,
     ended: threading.Event | None,
 ) -> threading.Thread:
-    target, stop = sink or RayMetrics(), ended or threading.Event()
+    target = sink or RayMetrics()
 
     def tell() -> None:
+        for metric, value in look().items():
+            target.set(metric, value, labels)
+
+    return _repeat(tell, ended or threading.Event())
+
+
+def _repeat(work: Callable[[], None], ended: threading.Event) -> threading.Thread:
+    """Do `work` every few seconds, in a thread that keeps no process alive."""
+
+    def loop() -> None:
         while True:
-            for metric, value in look().items():
-                target.set(metric, value, labels)
-            if stop.wait(REFRESH_S):
+            work()
+            if ended.wait(REFRESH_S):
                 return
 
-    thread = threading.Thread(target=tell, name="metrics", daemon=True)
+    thread = threading.Thread(target=loop, name="metrics", daemon=True)
     thread.start()
     return thread
+
+
+@contextmanager
+def events_told(tell: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Inside, whatever a run's events tell in this process is told to `tell` as well."""
+    from distgen.training.run import EVENT_LOGGER
+
+    handler, logger = _Teller(tell), logging.getLogger(EVENT_LOGGER)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+class _Teller(logging.Handler):
+    def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        row: dict[str, Any] = record.__dict__["row"]
+        self._tell(row)

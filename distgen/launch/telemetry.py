@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -141,29 +139,3 @@ class Telemetry:
     def close(self) -> None:
         """End the actor. Workers that still run take this as the driver's end, and stop."""
         ray.kill(self._actor)
-
-
-@contextlib.contextmanager
-def events_told(tell: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Inside, whatever a run's events tell in this process is told to `tell` as well."""
-    from distgen.training.run import EVENT_LOGGER
-
-    handler, logger = _Teller(tell), logging.getLogger(EVENT_LOGGER)
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
-
-
-class _Teller(logging.Handler):
-    def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
-        super().__init__()
-        self._tell = tell
-
-    def emit(self, record: logging.LogRecord) -> None:
-        row: dict[str, Any] = record.__dict__["row"]
-        self._tell(row)

@@ -80,11 +80,14 @@ def run(
     with connect(address) as connection:
         require_room(job.scaling, connection.room())
         require_fit_nodes(job, pictures, connection, on_message)
-        with stop_on_signals() as signalled:
+        metrics = RunMetrics(job.name)
+        metrics.recall(folder.events())
+        with stop_on_signals() as signalled, metrics.told():
             stops = (signalled, *([stop] if stop else []))
 
             def launch(sized: TrainJob, more: threading.Event | None = None) -> Outcome:
-                return _Launch(sized, folder, connection, on_tick, on_message).run(stops, more)
+                each = _Launch(sized, folder, connection, metrics, on_tick, on_message)
+                return each.run(stops, more)
 
             if not job.scaling.is_elastic:
                 return launch(job)
@@ -143,12 +146,14 @@ class _Launch:
         job: TrainJob,
         folder: RunFolder,
         connection: Connection,
+        metrics: RunMetrics,
         on_tick: OnTick,
         on_message: Callable[[str], None],
     ) -> None:
         self._job = job
         self._folder = folder
         self._connection = connection
+        self._metrics = metrics
         self._on_tick = on_tick
         self._on_message = on_message
         self._attempts = 0
@@ -156,8 +161,6 @@ class _Launch:
         self._images_seen = 0
         self._members: list[Member] = []
         self._silence = Silence(job.scaling.patience_s)
-        self._metrics = RunMetrics(job.name)
-        self._metrics.recall(folder.events())
 
     def run(self, stops: Sequence[threading.Event], more: threading.Event | None = None) -> Outcome:
         """Train to the end, or until one of `stops` is set, or there is room for `more` workers."""
@@ -213,7 +216,6 @@ class _Launch:
         while True:
             over = fit.done()  # looked at first, so that the last ticks are taken after the end
             wanted |= self._show(telemetry.take(0.0 if over else POLL_S))
-            self._metrics.refresh()
             wanted |= any(stop.is_set() for stop in stops)
             if over:
                 return
@@ -277,7 +279,6 @@ class _Launch:
 
     def _tell(self, kind: str, **facts: Any) -> None:
         self._folder.event(kind, self._images_seen, **facts)
-        self._metrics.event({"event": kind})
 
     def _conclude(self, fit: Future[Result]) -> Outcome:
         error = fit.exception()

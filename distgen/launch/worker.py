@@ -16,8 +16,8 @@ from distgen.core.config import parse
 from distgen.core.errors import PreemptedError
 from distgen.core.machine import INTERFACE
 from distgen.core.world import World
-from distgen.launch.monitoring import watch_shm
-from distgen.launch.telemetry import Member, Telemetry, events_told
+from distgen.launch.monitoring import events_told, watch_shm
+from distgen.launch.telemetry import Member, Telemetry
 from distgen.launch.watchdog import started_at
 from distgen.training import trainer
 from distgen.training.job import TrainJob

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import ray
 
+import distgen
 from distgen.launch.monitoring import METRICS
 
 _WORDS = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
@@ -27,6 +29,19 @@ def used_in(query: str) -> set[str]:
     bare = re.sub(r"\boffset\s+\w+", "", bare)
     words = {word for word in _WORDS.findall(bare) if not re.fullmatch(r"e\d+|x", word)}
     return words - _FUNCTIONS - _OPERATORS
+
+
+def unknown_events(queries: Iterable[str]) -> set[str]:
+    """Events that queries ask for and no code of ours tells."""
+    code = "\n".join(path.read_text() for path in Path(distgen.__file__).parent.rglob("*.py"))
+    asked = {
+        event
+        for query in queries
+        for events in re.findall(r'event=~?"([^"]+)"', query)
+        for event in events.split("|")
+    }
+    assert asked, "none of them asks for an event"
+    return {event for event in asked if f'"{event}"' not in code}
 
 
 def of_ours() -> set[str]:

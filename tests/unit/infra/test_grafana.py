@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.unit.infra.metric_names import defined_by_ray, of_ours, used_in
+from tests.unit.infra.metric_names import defined_by_ray, of_ours, unknown_events, used_in
 from tests.unit.infra.promtool import needs_promtool, promtool, records
 
 FILE = Path(__file__).parents[3] / "infra" / "grafana" / "distgen.json"
@@ -107,6 +107,10 @@ def test_every_query_is_promql(tmp_path: Path) -> None:
     file = tmp_path / "rules.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
     assert f"SUCCESS: {len(EXPRESSIONS)} rules found" in promtool("check", "rules", file)
+
+
+def test_events_that_panels_ask_for_are_events_that_runs_tell() -> None:
+    assert not unknown_events(EXPRESSIONS)
 
 
 def test_every_metric_of_ours_is_on_the_dashboard() -> None:

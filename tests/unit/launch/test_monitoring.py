@@ -11,11 +11,19 @@ from types import SimpleNamespace
 
 import pytest
 
+from distgen.core.errors import PreemptedError, TrainingError
 from distgen.core.storage import locate
 from distgen.launch import monitoring
-from distgen.launch.monitoring import Metric, RunMetrics, watch_queue, watch_shm
-from distgen.launch.telemetry import Mailbox, events_told
+from distgen.launch.monitoring import Metric, RunMetrics, events_told, watch_queue, watch_shm
+from distgen.launch.telemetry import Mailbox
 from distgen.training.run import EVENT_LOGGER, RunFolder, Tick
+
+LAST = (
+    monitoring.WAITING_IMAGES_LIMIT,
+    monitoring.SHM_USED_RATIO,
+    monitoring.LAST_TICK_SECONDS,
+)
+"""A gauge of each thread that tells."""
 
 
 class Ledger:
@@ -29,7 +37,7 @@ class Ledger:
     def set(self, metric: Metric, value: float, labels: monitoring.Labels) -> None:
         assert (metric.kind, tuple(labels)) == ("gauge", metric.labels)
         self.gauges[metric.name, *labels.values()] = value
-        if metric in (monitoring.WAITING_IMAGES_LIMIT, monitoring.SHM_USED_RATIO):
+        if metric in LAST:
             self.told.set()
 
     def add(self, metric: Metric, labels: monitoring.Labels) -> None:
@@ -136,6 +144,37 @@ def test_each_event_that_rank_0_writes_reaches_the_driver_in_order(
     news = asyncio.run(mailbox.take(0.0))
     assert news.events == folder.events()[1:3], "as they are in events.jsonl, and only inside"
     assert not asyncio.run(mailbox.take(0.0)).events, "each is told once"
+
+
+def test_a_driver_tells_by_itself_and_counts_what_happens_in_its_process(tmp_path: Path) -> None:
+    ledger, folder = Ledger(), RunFolder(locate(tmp_path))
+    with RunMetrics("fashion", ledger).told() as metrics:
+        assert ledger.told.wait(10), "nobody has called refresh"
+        folder.event("workers lost", 320, cause="a node went")
+        metrics.event({"event": "rolled back"})
+    folder.event("workers lost", 480, cause="of a later run")
+    assert ledger.counters == {
+        ("distgen_train_events_total", "fashion", "workers lost"): 1,
+        ("distgen_train_events_total", "fashion", "rolled back"): 1,
+        ("distgen_train_departures_total", "fashion"): 1,
+    }
+    assert not [thread for thread in threading.enumerate() if thread.name == "metrics"]
+
+
+@pytest.mark.parametrize(
+    ("error", "in_order"),
+    [
+        (PreemptedError("stopped", where="here", remedy="again"), 1),
+        (KeyboardInterrupt(), 1),
+        (TrainingError("the workers failed 4 times"), 0),
+        (OSError("the store is gone"), 0),
+    ],
+)
+def test_only_an_end_or_a_stop_is_a_departure_in_order(error: BaseException, in_order: int) -> None:
+    ledger = Ledger()
+    with pytest.raises(type(error)), RunMetrics("fashion", ledger).told():
+        raise error
+    assert sum(ledger.counters.values()) == in_order
 
 
 def test_a_queue_is_looked_at_until_its_replica_ends() -> None:
