@@ -148,13 +148,20 @@ def injected(fault: Fault) -> Iterator[None]:
         yield
 
 
+def twentyfold(rate: Any) -> Any:
+    """A learning rate of 20 times as much, be it a number or a schedule."""
+    if isinstance(rate, dict):
+        return {**rate, "start": 20.0 * rate["start"], "end": 20.0 * rate["end"]}
+    return 20.0 * rate
+
+
 def with_fault(job: TrainJob, kind: str, *, passing: bool) -> TrainJob:
     """The job with a wrong setting in it, for faults that are one and do not pass."""
     raw = job.model_dump(mode="json")
     if not passing and kind == "gamma-0":
         raw["objective"] |= {"r1": 0.0, "r2": 0.0}
     if not passing and kind == "rate-x20":
-        raw["training"]["learning_rate"] *= 20.0
+        raw["training"]["learning_rate"] = twentyfold(raw["training"]["learning_rate"])
     return parse(TrainJob, raw, kind)
 
 
