@@ -12,8 +12,9 @@ whole steps between two synchronisations.
 
 FLOPs of a step are counted by the formulas of torch's flop counter over forward, backward and the
 gradient of penalties, on the CPU with the same networks and a few pictures. MFU is these FLOPs per
-second over the GPU's dense bf16 peak (PEAK_TFLOPS, or --peak), though the discriminator's part runs
-in fp32 because of its penalties: it says what a GPU's peak would allow, not what fp32 does.
+second over the GPU's dense bf16 peak (distgen/bench/scale/devices.py, or --peak), though the
+discriminator's part runs in fp32 because of its penalties: it says what a GPU's peak would allow,
+not what fp32 does.
 """
 
 from __future__ import annotations
@@ -31,35 +32,18 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
+from distgen.bench.flops import flops_per_image
+from distgen.bench.scale.devices import peak_of
 from distgen.core.config import parse
 from distgen.core.world import World
-from distgen.data import build, open_shard_set
-from distgen.models import FAMILIES, build_networks
-from distgen.objectives import Noise, TrainBatch, build_objective
+from distgen.data import open_shard_set
+from distgen.data.building import build
 from distgen.training.job import TrainJob
-from distgen.training.optim import train_only
 from distgen.training.process import suit_process
 from distgen.training.run import open_pictures, prepare
 from distgen.training.trainer import Trainer
 
-PEAK_TFLOPS = {  # dense bf16 (fp16 where there is none), as the makers' data sheets say
-    "B200": 2250.0,
-    "H200": 989.0,
-    "H100 PCIe": 756.0,
-    "H100": 989.0,
-    "A100": 312.0,
-    "L40S": 362.0,
-    "L4": 121.0,
-    "A10": 125.0,
-    "RTX 4090": 165.0,
-    "RTX 3090": 71.0,
-    "V100": 125.0,
-    "T4": 65.0,
-}
-COUNTED_PICTURES = 8
 CLASSES = 10
 
 
@@ -141,9 +125,10 @@ def measure(case: Case, folder: Path, *, steps: int, pictures: int, peak: float 
     trainer.keeper.settle()
     if trainer.curves is not None:
         trainer.curves.close()
-    flops = flops_per_image(job)
+    flops = flops_per_image(job, open_shard_set(job.data.shards, "train").spec)
     tflops = flops * reading.images_per_s / 1e12
-    peak = peak or peak_of(device)
+    if peak is None and device.type == "cuda":
+        peak = peak_of(torch.cuda.get_device_name(device))
     return Figures(
         name=case.name,
         device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -204,53 +189,6 @@ def draw_pictures(folder: Path, size: int, count: int) -> None:
         end = "png" if size < 64 else "jpg"
         place = folder / f"class-{number % CLASSES}" / f"{number:06d}.{end}"
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(place)
-
-
-class Flops(TorchDispatchMode):
-    """Adds up operations; torch's own FlopCounterMode knows no gradients inside a loss."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=result)
-        return result
-
-
-def flops_per_image(job: TrainJob) -> float:
-    """Floating-point operations of one training step, divided by its pictures."""
-    spec = open_shard_set(job.data.shards, "train").spec
-    networks = build_networks(job.model, spec)
-    served = networks[FAMILIES[job.model.family].served]
-    objective = build_objective(job.objective, job.model.family, int(served.latent_dim))
-    count, cpu = COUNTED_PICTURES, torch.device("cpu")
-    batch = TrainBatch(
-        images_nchw=torch.zeros(count, spec.channels, spec.height, spec.width),
-        labels_n=torch.zeros(count, dtype=torch.int64),
-        noise=Noise(0, 0, World(), count, cpu),
-        images_seen=0,
-    )
-    counter = Flops()
-    # Without oneDNN an LSTM is made of products that the counter knows.
-    with torch.backends.mkldnn.flags(enabled=False), counter:
-        for phase in objective.phases:
-            train_only(networks, phase.networks)
-            loss, _ = objective.loss(phase, networks, batch)
-            loss.backward()
-    return counter.total / count
-
-
-def peak_of(device: torch.device) -> float | None:
-    """The dense bf16 peak of the GPU in 10^12 per second, by its name."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    known = [peak for model, peak in PEAK_TFLOPS.items() if model in name]
-    return known[0] if known else None
 
 
 def synchronise(device: torch.device) -> None:
