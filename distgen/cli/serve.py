@@ -1,4 +1,4 @@
-"""`distgen serve`, `distgen query` and `distgen endpoint`."""
+"""`distgen serve` and `distgen endpoint`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from distgen.cli.console import console, err_console, print_json, strong
 if TYPE_CHECKING:
     from distgen.core.storage import Location
     from distgen.registry.bundle import BundleInfo
-    from distgen.serving.client import Answer
     from distgen.serving.detached import Detached
-    from distgen.serving.sampler import UInt8Images
 
 endpoint_app = typer.Typer(
     help="Look at and end endpoints that `distgen serve --detach` started.", no_args_is_help=True
@@ -74,63 +72,6 @@ def serve(
     if not as_json:
         console.print(f"  log      {endpoint.log}")
         console.print("  stop     distgen endpoint stop")
-
-
-def query(
-    prompt: Annotated[
-        str,
-        typer.Argument(
-            metavar="[PROMPT]", help="A class name, class:7, or random for a class each."
-        ),
-    ] = "random",
-    count: Annotated[int, typer.Option("-n", "--count", help="Number of pictures.")] = 16,
-    out: Annotated[
-        str,
-        typer.Option(
-            help="Where the grid of pictures goes, as PNG; of clips a sheet, or as *.gif or *.webp "
-            "the grid in which they play."
-        ),
-    ] = "grid.png",
-    url: Annotated[
-        str, typer.Option(help="The endpoint.", envvar="DISTGEN_URL")
-    ] = "http://127.0.0.1:8000",
-    seed: Annotated[
-        int | None, typer.Option(help="Same seed, same pictures; without it one is drawn.")
-    ] = None,
-    truncation: Annotated[
-        float | None, typer.Option(help="Lower is more typical and less varied, such as 0.7.")
-    ] = None,
-    as_json: _JSON = False,
-) -> None:
-    """Ask an endpoint for pictures and save them as one grid."""
-    from distgen.core.errors import UsageError
-    from distgen.core.storage import locate
-    from distgen.serving.client import Client
-
-    place = locate(out)
-    if place.is_dir():
-        raise UsageError(f"{str(place)!r} is a folder.", remedy=f"--out {place / 'grid.png'}")
-    answer = Client(url).generate(prompt, count, seed, truncation)
-    try:
-        place.write_bytes(_shown(answer.images_nhwc, place.name))
-    except OSError as error:
-        raise UsageError(
-            "The pictures cannot be saved.",
-            where=str(place),
-            cause=str(error),
-            remedy="--out with a file that can be written",
-        ) from error
-    if as_json:
-        print_json(_described(answer, place))
-        return
-    classes = sorted(set(answer.labels))
-    of_what = f" of {classes[0]}" if len(classes) == 1 else ""
-    made = "picture" if answer.images_nhwc.ndim == 4 else "clip"
-    plural = made if len(answer.seeds) == 1 else f"{made}s"
-    console.print(
-        f"{len(answer.seeds)} {plural}{of_what} by {answer.model} ({answer.digest[:12]}), "
-        f"seed {answer.seeds[0]}: {place}",
-    )
 
 
 @endpoint_app.command("status")
@@ -280,25 +221,3 @@ def _announce(url: str, info: BundleInfo, as_json: bool) -> None:
         f'\'{{"prompt": "{prompt}", "n": 4, "seed": 7}}\'',
     )
     console.print(f'  or       distgen query "{prompt}" --url {url}')
-
-
-def _described(answer: Answer, place: Location) -> dict[str, object]:
-    return {
-        "out": place.url,
-        "model": answer.model,
-        "digest": answer.digest,
-        "seeds": list(answer.seeds),
-        "classes": list(answer.labels),
-    }
-
-
-def _shown(images_nhwc: UInt8Images, name: str) -> bytes:
-    """Pictures or clips as the one file that a name asks for."""
-    from distgen.metrics.animation import animate, moving_grid, sheet_png
-    from distgen.metrics.grid import grid_png
-
-    if images_nhwc.ndim == 4:
-        return grid_png(images_nhwc)
-    if name.lower().endswith((".gif", ".webp")):
-        return animate(moving_grid(images_nhwc), "gif" if name.lower().endswith("gif") else "webp")
-    return sheet_png(images_nhwc)

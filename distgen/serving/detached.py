@@ -15,6 +15,7 @@ import httpx
 import psutil
 from pydantic import ValidationError
 
+from distgen.core.birth import find, started_at
 from distgen.core.config import Config
 from distgen.core.errors import DistgenError, UsageError
 
@@ -28,7 +29,7 @@ class Detached(Config):
 
     pid: int
     started: float
-    """When the process began, in seconds since 1970."""
+    """When the process began (`core.birth`)."""
     model: str
     """What was asked to be served."""
     url: str
@@ -37,13 +38,7 @@ class Detached(Config):
 
     def process(self) -> psutil.Process | None:
         """The process, if it still runs."""
-        try:
-            process = psutil.Process(self.pid)
-            if abs(process.create_time() - self.started) > 1.0:
-                return None
-            return process if process.status() != psutil.STATUS_ZOMBIE else None
-        except psutil.NoSuchProcess:
-            return None
+        return find(self.pid, self.started)
 
     def is_ready(self) -> bool:
         """Whether the endpoint answers requests."""
@@ -94,7 +89,7 @@ def start(arguments: Sequence[str], *, model: str, url: str) -> Detached:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    started = psutil.Process(child.pid).create_time()
+    started = started_at(child.pid)
     endpoint = Detached(pid=child.pid, started=started, model=model, url=url, log=str(log))
     state = folder / f"{_file_name(url)}.json"
     state.write_text(endpoint.model_dump_json(indent=2) + "\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.server
+import io
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from PIL import Image
 from starlette.types import ASGIApp
 from typer.testing import CliRunner
 
+from distgen.cli import query as query_cli
 from distgen.cli import serve as cli
 from distgen.core.errors import DistgenError, UsageError
 from distgen.core.ports import free_port
@@ -56,7 +59,7 @@ def url(make_engine) -> Iterator[str]:
 
 def query(*arguments: str):
     app = typer.Typer()
-    app.command()(cli.query)
+    app.command()(query_cli.query)
     return CliRunner().invoke(app, list(arguments))
 
 
@@ -79,6 +82,63 @@ def test_query_saves_a_grid_and_says_where(url, tmp_path: Path):
     assert result.exit_code == 0
     assert str(out) in result.output.replace("\n", "")
     assert Image.open(out).size == (3 * 58 + 2, 3 * 58 + 2)
+
+
+def test_each_picture_is_saved_under_the_seed_that_brings_it_back(url, tmp_path: Path):
+    folder, out = tmp_path / "each", tmp_path / "grid.png"
+    saved = ("--out", str(out), "--each", str(folder), "--url", url)
+    result = query("sneaker", "-n", "3", "--seed", "7", *saved, "--json")
+    described = json.loads(result.output)
+    names = [f"Sneaker-{seed}.png" for seed in described["seeds"]]
+    assert described["files"] == [str(folder / name) for name in names]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    again = Client(url).generate("sneaker", seed=described["seeds"][2])
+    pixels = np.asarray(Image.open(folder / names[2]))
+    np.testing.assert_array_equal(pixels[..., :1], again.images_nhwc[0])
+
+
+def test_pictures_play_one_after_the_other_where_the_name_says_so(url, tmp_path: Path):
+    out = tmp_path / "pictures.gif"
+    assert query("-n", "3", "--out", str(out), "--url", url).exit_code == 0
+    assert (Image.open(out).format, Image.open(out).n_frames) == ("GIF", 3)
+
+
+@pytest.mark.parametrize("show", ["auto", "kitty", "blocks"])
+def test_no_pictures_for_terminals_go_into_a_pipe(url, tmp_path: Path, show):
+    result = query("--show", show, "--out", str(tmp_path / "grid.png"), "--url", url)
+    assert result.exit_code == 0
+    assert "\x1b" not in result.output
+
+
+class Terminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("show", "begins"), [("kitty", b"\x1b_Ga=T"), ("iterm", b"\x1b]1337;File="), ("none", b"")]
+)
+def test_on_a_terminal_pictures_are_shown_as_asked_for(monkeypatch, url, show, begins):
+    terminal = Terminal(io.BytesIO())
+    monkeypatch.setattr("sys.stdout", terminal)
+    query_cli._show(Client(url).generate(n=2), "grid.png", show)
+    sent = terminal.buffer.getvalue()
+    assert sent.startswith(begins)
+    assert bool(sent) == (show != "none")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--show", "kity"), "did you mean 'kitty'"),
+        (("--out", "grid.jpg"), ".png, .gif or .webp"),
+        (("--each", __file__), "is a file"),
+    ],
+)
+def test_what_cannot_be_saved_or_shown_is_refused_before_anything_is_asked(arguments, says):
+    error = query("--url", f"http://127.0.0.1:{free_port()}", *arguments).exception
+    assert isinstance(error, UsageError)
+    assert says in str(error)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from distgen.cli.serve import end_on_signals
+from distgen.core.birth import started_at
 from distgen.core.ports import free_port
 from distgen.serving import detached
 from distgen.serving.environment import serve_environment
@@ -90,7 +91,7 @@ def _remember(pid: int, started: float, port: int) -> None:
 
 
 def test_stop_ends_what_was_started_and_forgets_it(sleeper):
-    _remember(sleeper.pid, psutil.Process(sleeper.pid).create_time(), free_port())
+    _remember(sleeper.pid, started_at(sleeper.pid), free_port())
     (endpoint,) = detached.find_all()
     assert not endpoint.is_ready()
     detached.stop(endpoint)

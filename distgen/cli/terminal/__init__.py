@@ -1,0 +1,1 @@
+"""Pictures in a terminal: what it understands, and how it is told."""
