@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
 from distgen.core.errors import UsageError, did_you_mean
+from distgen.core.secrets import shielded
 
 MAX_JOB_FILE_BYTES = 1 << 20
 
@@ -258,7 +259,7 @@ def _kind(schema: type[Config]) -> str:
 def _explain(schema: type[Config], error: dict[str, Any]) -> str:
     loc: tuple[str | int, ...] = error["loc"]
     dotted, section = _resolve(schema, loc)
-    given = f" (given: {error['input']!r})" if error["type"] != "missing" else ""
+    given = f" (given: {shielded(repr(error['input']))})" if error["type"] != "missing" else ""
     if error["type"] == "extra_forbidden" and section is not None:
         return f"{dotted}: there is no such key; {did_you_mean(str(loc[-1]), section.model_fields)}"
     if error["type"] == "missing":

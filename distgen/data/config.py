@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from distgen.core.config import Config
+from distgen.core.secrets import Place
 from distgen.data.keeping.cache import CACHE_BUDGET_MIB, Cache
 from distgen.data.keeping.disk import DISK_GIB
 from distgen.data.streaming.bad import BAD_BUDGET, OnError, Tolerance
@@ -77,7 +78,7 @@ class AugmentConfig(Config):
 class MixEntry(Config):
     """One of several shard sets that are trained on together."""
 
-    shards: Annotated[str, Field(min_length=1)]
+    shards: Annotated[Place, Field(min_length=1)]
     """Path or URL of a shard set."""
     weight: PositiveFloat = 1.0
     """How often its samples come, relative to the other sets of the mix."""
@@ -86,7 +87,7 @@ class MixEntry(Config):
 class DataConfig(Config):
     """Where the pictures come from and how they are delivered."""
 
-    shards: Annotated[str, Field(min_length=1)]
+    shards: Annotated[Place, Field(min_length=1)]
     """Path or URL of a shard set; a split is a subfolder (`train`, `test`). With a mix, the set
     that the run is measured against; left out there, the first of the mix."""
     mix: tuple[MixEntry, ...] = ()

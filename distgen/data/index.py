@@ -7,7 +7,8 @@ import json
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from tarfile import BLOCKSIZE
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from distgen.core.config import Config
 from distgen.core.errors import DataError, UsageError, did_you_mean
 from distgen.core.spec import ImageSpec
 from distgen.core.storage import Location, locate, sha256_of
+from distgen.data.rows import ShardRows, rows_of
 
 FORMAT: Literal["distgen-shards"] = "distgen-shards"
 FORMAT_VERSION = 1
@@ -33,6 +35,10 @@ INDEX_CACHE_ROWS = 2_097_152
 # samples and more, Parquet's checksums of the pages that are used have to do.
 INDEX_WHOLE_BYTES = 64 << 20
 
+MAX_SHARD_BYTES = 1 << 50
+LEAST_SAMPLE_BYTES = 2 * BLOCKSIZE
+"""Of a tar: a header and one block of content."""
+
 SHARD_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*\.tar$"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -43,12 +49,19 @@ class ShardEntry(Config):
 
     name: Annotated[str, Field(pattern=SHARD_NAME)]
     """File name inside the set's folder."""
-    bytes: NonNegativeInt
+    bytes: Annotated[NonNegativeInt, Field(le=MAX_SHARD_BYTES)]
     """Size of the file, in bytes."""
     samples: PositiveInt
     """Samples in it."""
     sha256: Sha256
     """Digest of the whole file."""
+
+    @model_validator(mode="after")
+    def _has_room(self) -> ShardEntry:
+        # A list of rows takes memory for as many samples as are claimed.
+        if self.samples * LEAST_SAMPLE_BYTES > self.bytes:
+            raise ValueError(f"{self.samples} samples do not fit into {self.bytes} bytes")
+        return self
 
 
 class IndexEntry(Config):
@@ -88,6 +101,8 @@ class Manifest(Config):
             raise ValueError("num_samples is not the sum of the shards' samples")
         if len({shard.name for shard in self.shards}) != len(self.shards):
             raise ValueError("two shards have the same name")
+        if not self.sample_fields:
+            raise ValueError(f"none of its fields is a sample: {', '.join(self.fields)}")
         return self
 
     @property
@@ -196,7 +211,7 @@ def read_manifest(location: Location) -> Manifest:
     place = location / MANIFEST_NAME
     try:
         raw = place.read_json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _bad_manifest(place, f"it is not JSON: {error}") from error
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise _bad_manifest(place, f"its format is not {FORMAT!r}")
@@ -267,20 +282,6 @@ def _not_a_set(location: Location, split: str | None) -> UsageError | DataError:
         cause="nothing was built there yet",
         remedy=f"if it holds pictures: distgen data build {location} DST",
     )
-
-
-@dataclass(frozen=True)
-class ShardRows:
-    """Where the pictures of one shard lie, one entry per sample.
-
-    `label` is -1 where there is none; `offset` and `size` are the byte range in the tar; `crc32` is
-    the checksum of these bytes.
-    """
-
-    label: np.ndarray
-    offset: np.ndarray
-    size: np.ndarray
-    crc32: np.ndarray
 
 
 class IndexReader:
@@ -362,14 +363,12 @@ class IndexReader:
         present = self._set.manifest.sample_fields
         columns = [f"{field}.{part}" for field in present for part in ("offset", "size", "crc32")]
         table = self._read(shard, ["label", *columns])
-        merged: dict[str, Any] = {}
-        for part in ("offset", "size", "crc32"):
-            parts = [_numpy(table, f"{field}.{part}") for field in present]
-            # A sample has one picture; where the set mixes formats, the others are null (-1).
-            merged[part] = functools.reduce(lambda a, b: np.where(a >= 0, a, b), parts)
-        if (merged["size"] < 0).any():
-            raise self._damaged("a sample has no picture")
-        return ShardRows(label=_numpy(table, "label"), **merged)
+        try:
+            rows = rows_of(table, present)
+            rows.check_reach(self._set.manifest.shards[shard].bytes)
+        except (pa.ArrowException, KeyError, ValueError) as error:
+            raise self._damaged(f"{self._set.shard(shard).name}: {error}") from error
+        return rows
 
     def _damaged(self, cause: str) -> DataError:
         return DataError(
@@ -378,8 +377,3 @@ class IndexReader:
             cause=cause,
             remedy=f"distgen data verify {self._set.location}",
         )
-
-
-def _numpy(table: pa.Table, column: str) -> np.ndarray:
-    values = table.column(column).cast(pa.int64()).fill_null(-1)
-    return np.asarray(values.to_numpy(), dtype=np.int64)
