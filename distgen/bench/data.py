@@ -23,7 +23,8 @@ import numpy as np
 from PIL import Image
 
 from distgen.core.spec import Mode
-from distgen.data import ShardSet, Stream, build, open_shard_set
+from distgen.data import ShardSet, Stream, open_shard_set
+from distgen.data.building import build
 from distgen.data.building.convert import Encoding
 from distgen.data.building.sources.item import Item, Source, hashed
 from distgen.data.formats.decode import decode_into

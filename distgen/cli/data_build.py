@@ -15,7 +15,7 @@ from distgen.cli.data_show import built_as_json, progress, show_built
 from distgen.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from distgen.data import Built
+    from distgen.data.building import Built
 
 
 def build(
@@ -135,7 +135,7 @@ def build(
     white, and what cannot be used is listed in rejected.csv with the reason. Files with the same
     content are listed in duplicates.csv. A build that was killed goes on when it is run again.
     """
-    from distgen.data import build as build_here
+    from distgen.data.building import build as build_here
     from distgen.data.building.sources import SourceOptions
     from distgen.data.building.sources.builtin import MADE_CLIPS
 

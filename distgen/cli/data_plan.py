@@ -51,8 +51,9 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """What streaming a set of some size would cost: start-up, memory, requests, caches, mixing."""
+    from distgen.core.assumptions import assuming
     from distgen.core.spec import MODES
-    from distgen.data.plan import Workload, costs_from
+    from distgen.data.plan import Costs, Workload
     from distgen.data.plan import plan as make_plan
 
     if mode not in MODES:
@@ -70,7 +71,7 @@ def plan(
         lanes=lanes,
         shuffle_window=shuffle_window,
     )
-    planned = make_plan(workload, costs_from(assume or []))
+    planned = make_plan(workload, assuming(Costs(), assume or []))
     if as_json:
         print_json(planned.as_json())
         return

@@ -10,7 +10,8 @@ from distgen.cli.console import bytes_text, console, err_console, print_table
 
 if TYPE_CHECKING:
     from distgen.core.storage import Location
-    from distgen.data import Built, Manifest
+    from distgen.data import Manifest
+    from distgen.data.building import Built
     from distgen.data.building.scan import Indexed
     from distgen.data.inspect import Summary
 

@@ -83,7 +83,8 @@ def _step(number: int, what: str) -> None:
 
 
 def _build_shards(shards: str) -> None:
-    from distgen.data import build, has_split, open_shard_set
+    from distgen.data import has_split, open_shard_set
+    from distgen.data.building import build
 
     if not has_split(shards, "train"):
         build("digits", shards)

@@ -1,7 +1,5 @@
-"""Shard sets: building them, and streaming them in an order that ranks do not change."""
+"""Shard sets, streamed in an order that ranks do not change; `building` makes them."""
 
-from distgen.data.building.build import Built, build
-from distgen.data.building.pack import SetWriter
 from distgen.data.config import DataConfig
 from distgen.data.index import (
     Manifest,
@@ -15,13 +13,10 @@ from distgen.data.streaming.stream import Stream
 
 __all__ = [
     "Batch",
-    "Built",
     "DataConfig",
     "Manifest",
-    "SetWriter",
     "ShardSet",
     "Stream",
-    "build",
     "has_split",
     "open_shard_set",
     "read_labels",

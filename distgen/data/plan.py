@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from distgen.core.errors import UsageError, did_you_mean
+from distgen.core.errors import UsageError
 from distgen.data.index import INDEX_CACHE_ROWS, INDEX_WHOLE_BYTES, ShardSet
 from distgen.data.quality import (
     adjacent_correlation,
@@ -215,28 +215,6 @@ def reads(workload: Workload) -> Reads:
     touched = 1 - (1 - share) ** touching
     window_bytes = mine * max(depth * workload.sample_bytes * touched, PAGE_BYTES)
     return Reads(mine, share, touched / share, window_bytes)
-
-
-def costs_from(assumptions: list[str]) -> Costs:
-    """The costs, with those replaced that `NAME=VALUE` texts give.
-
-    Raises:
-        UsageError: A name is unknown or a value is no number.
-    """
-    costs = Costs()
-    names = [each.name for each in fields(Costs)]
-    for text in assumptions:
-        name, equals, value = text.partition("=")
-        if not equals or name not in names:
-            raise UsageError(f"{text!r} is no assumption.", remedy=did_you_mean(name, names))
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not 0 <= number < math.inf:
-            raise UsageError(f"{value!r} is no value for {name}.", remedy="a number from 0")
-        costs = replace(costs, **{name: number})
-    return costs
 
 
 def _index_bytes(workload: Workload, costs: Costs) -> float:

@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distgen.core.errors import DistgenError, UsageError
 from distgen.core.storage import locate
-from distgen.data import Built, build
+from distgen.data.building import Built, build
 from distgen.data.building.processes import outcome
 from distgen.data.building.sources import BUILTIN
 from distgen.data.building.sources.idx import find_idx

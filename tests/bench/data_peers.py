@@ -42,7 +42,7 @@ from PIL import Image
 
 from distgen.core.spec import ImageSpec
 from distgen.core.storage import locate
-from distgen.data import SetWriter
+from distgen.data.building import SetWriter
 from distgen.data.formats.png import encode_plain
 from distgen.data.quality import adjacent_correlation, chi_squared_of_positions
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from distgen.cli.data import app
 from distgen.core.errors import DataError, UsageError
-from distgen.data import build
+from distgen.data.building import build
 from distgen.launch.build import Tasks, build_on_cluster, check_seen
 from distgen.launch.cluster import Connection
 from tests.unit.data.building.test_stored_sources import any_source, everything

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from distgen.core.spec import ImageSpec
-from distgen.data import build
+from distgen.data.building import build
 from distgen.data.building.sources.moving import MovingSource
 from distgen.models import FAMILIES, RVAEConfig
 from distgen.models.likelihoods import Bernoulli

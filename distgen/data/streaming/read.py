@@ -13,8 +13,9 @@ import numpy as np
 from distgen.core.errors import DataError
 from distgen.core.storage import Ranges
 from distgen.data.formats.decode import decode_into
-from distgen.data.index import IndexReader, ShardRows, ShardSet
+from distgen.data.index import IndexReader, ShardSet
 from distgen.data.keeping.disk import DiskCache, KeptPages
+from distgen.data.rows import ShardRows
 from distgen.data.streaming.pages import Pages, Source
 
 # Bytes between two wanted samples that are read along rather than skipped: what is cheaper than a

@@ -10,11 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from distgen.cli.data import app
+from distgen.core.assumptions import assuming
 from distgen.core.errors import UsageError
 from distgen.core.storage import locate
 from distgen.core.world import World
 from distgen.data.index import Manifest, ShardSet
-from distgen.data.plan import Costs, Workload, costs_from, plan, reads, sharing_advice
+from distgen.data.plan import Costs, Workload, plan, reads, sharing_advice
 from distgen.data.streaming.mixed import Pictures, mix
 from distgen.data.streaming.order import Order
 from distgen.data.streaming.pages import PAGE_BYTES
@@ -105,7 +106,7 @@ def test_parts_add_up_and_follow_their_costs() -> None:
     work = Workload(10**6, 100, 8, batch_size=512)
     planned = plan(work)
     assert planned.start_up_total_s == sum(planned.start_up_s.values())
-    slower = plan(work, costs_from(["latency_s=1", "order_memory=1e6"]))
+    slower = plan(work, assuming(Costs(), ["latency_s=1", "order_memory=1e6"]))
     assert slower.start_up_total_s > planned.start_up_total_s + 1
     assert slower.memory_bytes["order"] == 1e8
     assert planned.costs == Costs()

@@ -8,7 +8,8 @@ import numpy as np
 
 from distgen.core.spec import ImageSpec
 from distgen.core.storage import locate
-from distgen.data import SetWriter, ShardSet, open_shard_set
+from distgen.data import ShardSet, open_shard_set
+from distgen.data.building import SetWriter
 from distgen.data.formats.png import encode_plain
 
 

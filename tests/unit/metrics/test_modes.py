@@ -7,7 +7,8 @@ import pytest
 
 from distgen.core.errors import UsageError
 from distgen.core.spec import ImageSpec
-from distgen.data import build, open_shard_set
+from distgen.data import open_shard_set
+from distgen.data.building import build
 from distgen.metrics import modes
 from distgen.metrics.cache import ArrayCache
 from distgen.metrics.modes import (

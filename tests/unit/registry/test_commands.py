@@ -223,7 +223,7 @@ def test_evaluate_a_version_beside_it_and_never_into_it(distgen, run_folder, tmp
 
 
 def test_evaluate_refuses_pictures_of_another_size(distgen, make_bundle, digits, tmp_path):
-    from distgen.data import build
+    from distgen.data.building import build
 
     build("digits", str(tmp_path / "large"), size=32)
     ended = distgen("evaluate", make_bundle("a").path, "--shards", str(tmp_path / "large"))

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from distgen.core.config import override, parse, read_job_file
 from distgen.core.errors import TrainingError, UsageError
 from distgen.launch.cluster import Room
-from distgen.training.job import ScalingConfig, TrainJob
+from distgen.training.job import TrainJob
 from distgen.training.run import RunFolder, Tick
+from distgen.training.scaling import ScalingConfig
 from distgen.tune.folder import SearchFolder, Trial, name_of, rank
 from distgen.tune.job import TuneJob
 from distgen.tune.report import to_html, to_parquet, write_results

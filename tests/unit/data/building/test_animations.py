@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from distgen.core.errors import DataError
-from distgen.data import build, open_shard_set
-from distgen.data.building import clips
+from distgen.data import open_shard_set
+from distgen.data.building import build, clips
 
 from .test_clips import by_key, rejected
 

@@ -16,7 +16,8 @@ from PIL import Image
 from distgen.core.errors import DataError, UsageError
 from distgen.core.spec import ImageSpec
 from distgen.core.storage import locate
-from distgen.data import Built, SetWriter, build, open_shard_set, read_samples, splits_of
+from distgen.data import open_shard_set, read_samples, splits_of
+from distgen.data.building import Built, SetWriter, build
 from distgen.data.index import IndexReader
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from distgen.data import build
+from distgen.data.building import build
 from tests.unit.data.foreign_tars import write_tar
 
 FEW = 200

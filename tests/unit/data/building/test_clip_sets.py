@@ -11,8 +11,9 @@ from PIL import Image
 
 from distgen.core.errors import DataError, UsageError
 from distgen.core.storage import locate
-from distgen.data import ShardSet, build, open_shard_set, read_samples
+from distgen.data import ShardSet, open_shard_set, read_samples
 from distgen.data import inspect as inspecting
+from distgen.data.building import build
 from distgen.data.building.scan import index
 from distgen.data.formats import npy
 from distgen.data.formats.foreign import Rules

@@ -20,8 +20,8 @@ from PIL import Image
 from distgen.core.errors import DataError, UsageError
 from distgen.core.spec import ImageSpec
 from distgen.core.world import World
-from distgen.data import Manifest, Stream, build, open_shard_set, read_samples
-from distgen.data.building import clips, journal
+from distgen.data import Manifest, Stream, open_shard_set, read_samples
+from distgen.data.building import build, clips, journal
 from distgen.data.building.convert import Target, resize
 from distgen.data.building.sources import Item, open_source, split_of
 from distgen.data.index import IndexEntry, IndexReader, ShardEntry
@@ -273,7 +273,7 @@ def test_clips_with_the_same_frames_are_listed(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from distgen.data import build
+from distgen.data.building import build
 
 def kill(stage, done, total):
     if stage == "train" and done >= 64:
@@ -373,7 +373,7 @@ GOLDEN = "4361530e942ad034476380222ec96cdadcf081c036d7dfd4429d455c906c990e"
 
 def test_fingerprints_and_manifests_of_pictures_are_from_before_clips() -> None:
     image = ImageSpec(height=4, width=6, mode="RGB", classes=("a", "b"))
-    shard = ShardEntry(name="shard-000000.tar", bytes=9, samples=5, sha256="1" * 64)
+    shard = ShardEntry(name="shard-000000.tar", bytes=9216, samples=5, sha256="1" * 64)
     manifest = Manifest(
         name="golden",
         fields=("cls", "png"),
@@ -387,7 +387,8 @@ def test_fingerprints_and_manifests_of_pictures_are_from_before_clips() -> None:
         "height", "width", "mode", "classes",
     }  # fmt: skip
     plain = manifest.model_dump(mode="json")
-    of_clips = Manifest.model_validate(plain | {"image": plain["image"] | {"frames": 4}})
+    clips_of_them = {"image": plain["image"] | {"frames": 4}, "fields": ["cls", "npy"]}
+    of_clips = Manifest.model_validate(plain | clips_of_them)
     assert of_clips.fingerprint != GOLDEN
     assert Manifest.model_validate(of_clips.model_dump(mode="json")) == of_clips
     assert Manifest.model_validate(manifest.model_dump(mode="json")) == manifest

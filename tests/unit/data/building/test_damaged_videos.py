@@ -13,8 +13,7 @@ from av.stream import Disposition
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distgen.data import build
-from distgen.data.building import frames
+from distgen.data.building import build, frames
 from distgen.data.building.convert import RejectedError
 from distgen.data.building.frames.containers import missing_bytes
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from distgen.data import build, open_shard_set, read_samples
+from distgen.data import open_shard_set, read_samples
+from distgen.data.building import build
 from distgen.data.building.convert import Target, convert
 from distgen.data.building.sources.item import key_of
 from distgen.data.index import IndexReader

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distgen.core.errors import DataError, UsageError
-from distgen.data import build, open_shard_set, read_samples
+from distgen.data import open_shard_set, read_samples
+from distgen.data.building import build
 from distgen.data.building.journal import digest_of
 from distgen.data.building.processes import Processes
 from distgen.data.building.sources import SourceOptions, builtin, moving, open_source
@@ -37,7 +38,7 @@ PICTURES = {
 KILLED = """
 import os, signal, sys
 import numpy as np
-from distgen.data import build
+from distgen.data.building import build
 from distgen.data.building.sources.moving import MovingSource
 
 def kill(stage, done, total):

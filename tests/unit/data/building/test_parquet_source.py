@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from distgen.core.errors import DataError, UsageError
-from distgen.data import build, open_shard_set, read_samples, splits_of
+from distgen.data import open_shard_set, read_samples, splits_of
+from distgen.data.building import build
 from distgen.data.building.sources import SourceOptions, chosen, chunk_end, open_source
 from distgen.data.building.survey import parts_of
 from distgen.data.index import IndexReader

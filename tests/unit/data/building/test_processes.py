@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from distgen.core.errors import DataError, DistgenError
-from distgen.data import build
+from distgen.data.building import build
 from distgen.data.building.processes import Processes, Staged
 from distgen.data.building.sources import Item
 from distgen.data.building.work import Work

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from distgen.data import build, open_shard_set
+from distgen.data import open_shard_set
+from distgen.data.building import build
 
 OPTIONS = {"size": 8, "split": 0.4, "shard_samples": 10, "workers": 1}
 
 KILLED = """
 import os, signal, sys
-from distgen.data import build
+from distgen.data.building import build
 
 def kill(stage, done, total):
     if stage == sys.argv[3] and done >= 32:

@@ -7,7 +7,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from distgen.data import build, open_shard_set, read_samples
+from distgen.data import open_shard_set, read_samples
+from distgen.data.building import build
 from distgen.data.building.sources import open_source, split_of, stacked
 from distgen.data.building.sources.builtin import DigitsSource
 from distgen.data.building.sources.item import Item

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from distgen.core.errors import DataError, UsageError
-from distgen.data import build, open_shard_set, read_samples
+from distgen.data import open_shard_set, read_samples
+from distgen.data.building import build
 from distgen.data.building.scan import index
 from distgen.data.building.sources import SourceOptions, open_source
 from distgen.data.building.sources.folder import FolderSource

@@ -19,8 +19,8 @@ import pytest
 from PIL import Image
 
 from distgen.core.errors import UsageError
-from distgen.data import build, open_shard_set
-from distgen.data.building import clips, frames
+from distgen.data import open_shard_set
+from distgen.data.building import build, clips, frames
 from distgen.data.building.convert import Target
 from distgen.data.building.frames import videos
 
@@ -262,7 +262,7 @@ def test_the_work_can_be_given_to_other_processes(tmp_path: Path) -> None:
 
 BUILD = """
 import sys
-from distgen.data import build
+from distgen.data.building import build
 
 build(sys.argv[1], sys.argv[2], frames=4, size=8, workers=1)
 lines = open("/proc/self/status").read().splitlines()

@@ -37,4 +37,6 @@ def test_memory_and_open_files_stay_flat_over_epochs(make: Any, cache: Any) -> N
     settled = len(files) // 4
     assert max(files[settled:]) == files[settled]
     assert max(threads[settled:]) == threads[settled]
-    assert memory[-1] - memory[settled] < 2 * MIB
+    # What other tests have left in this process comes and goes; a batch that stays behind in each
+    # epoch would be 8 MiB.
+    assert min(memory[-4:]) - memory[settled] < 2 * MIB
