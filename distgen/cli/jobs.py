@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,9 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from distgen.cli.console import console, err_console, print_json, print_table, strong
+from distgen.core.errors import UsageError
 
 if TYPE_CHECKING:
     from distgen.launch.submit import JobInfo, Jobs
+    from distgen.launch.upload import Upload
 
 app = typer.Typer(help="Look at and stop jobs on a cluster.", no_args_is_help=True)
 
@@ -39,22 +42,50 @@ def submit(
     follow: Annotated[
         bool, typer.Option("--follow", help="Show its output, and end with its exit code.")
     ] = False,
+    upload: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Send this folder's files too, and run the job in it: a checkout with your own "
+            "distgen/ runs in place of the cluster's.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN", help="Of --upload: leave out, as in .gitignore; again for more."
+        ),
+    ] = None,
     as_json: _JSON = False,
 ) -> None:
     """Run a job file on a cluster.
 
-    The file is checked here, and is all that is uploaded: distgen must be installed on the
-    cluster. Relative paths in it are made absolute here, and must be there on the cluster too.
+    The file is checked here, and is all that is uploaded unless --upload names a folder, of which
+    .git, runs, shards, models, virtual environments, links, keys and what .gitignore and
+    .distgenignore name stay here. Relative paths in the job file are made absolute here, and must
+    be there on the cluster too. Credentials are those of the cluster's nodes. A job that finds the
+    cluster taken waits for its turn; the same job again goes on where it stopped.
     """
     from distgen.cli.kinds import read_job
     from distgen.core.config import dump_yaml
     from distgen.launch.submit import Jobs, is_on_this_machine
 
     job = _with_absolute_paths(read_job(job_file, overrides or []))
+    files = _chosen(upload, exclude or [])
     jobs = Jobs(address)
     if is_on_this_machine(jobs.url):
         _require_shards(job)
-    job_id = jobs.submit(dump_yaml(job), name=job.name, kind=job.kind)
+    alone = job.kind == "train" and job.scaling.workers == 0
+    job_id = jobs.submit(
+        dump_yaml(job),
+        name=job.name,
+        kind=job.kind,
+        storage=job.storage,
+        upload=files,
+        cpus=job.scaling.cpus_per_worker if alone else 0,
+        gpus=job.scaling.gpus_per_worker if alone else 0,
+        on_packed=lambda size: None if as_json else _tell_upload(files, size),
+    )
     if as_json:
         print_json({"id": job_id, "address": jobs.url})
     else:
@@ -139,6 +170,8 @@ def stop(
         with err_console.status(Text(f"waiting for {job_id} to write its checkpoint ...")):
             jobs.wait(job_id)
     console.print(f"{job_id} is {'stopped' if wait else 'stopping'}.")
+    if wait:
+        console.print("  go on     distgen submit, with the same job file")
 
 
 def _table(found: list[JobInfo]) -> Table:
@@ -165,6 +198,37 @@ def _follow(jobs: Jobs, job_id: str, address: str | None) -> None:
         if job.exit_code is None and job.message:
             err_console.print(job.message.strip())
         raise typer.Exit(job.outcome)
+
+
+def _chosen(folder: Path | None, excludes: list[str]) -> Upload | None:
+    from distgen.launch.upload import choose, require_small
+
+    if folder is None:
+        if excludes:
+            raise UsageError("--exclude is about --upload, which is not given.")
+        return None
+    chosen = choose(folder, excludes)
+    require_small(chosen)
+    return chosen
+
+
+def _tell_upload(files: Upload | None, packed: int) -> None:
+    """What is about to be sent, on stderr: the answer is what comes back."""
+    from distgen.launch.upload import LARGE_BYTES, in_words
+
+    if files is None:
+        err_console.print(f"  sends       the job file alone, {in_words(packed)}")
+        return
+    err_console.print(
+        f"  sends       the job file and {len(files.files)} files of {files.folder}, "
+        f"{in_words(files.bytes)}, {in_words(packed)} packed"
+    )
+    if files.bytes >= LARGE_BYTES:
+        for name, size in files.largest():
+            err_console.print(f"  large       {name}, {in_words(size)}")
+    if files.links:
+        shown = ", ".join(files.links[:3]) + (", ..." if len(files.links) > 3 else "")
+        err_console.print(f"  stay here   {len(files.links)} links: {shown}")
 
 
 def _with_absolute_paths(job: Any) -> Any:

@@ -34,7 +34,15 @@ def read_job(path: str, overrides: Sequence[str], kind: str | None = None) -> An
     Raises:
         UsageError: The file is missing or wrong, or is not of the wanted `kind`.
     """
-    raw = override(read_job_file(path), overrides)
+    return parse_job(override(read_job_file(path), overrides), path, kind)
+
+
+def parse_job(raw: dict[str, Any], path: str, kind: str | None = None) -> Any:
+    """What was read of a job file, typed by its own `kind`; `path` is named in errors.
+
+    Raises:
+        UsageError: It is wrong, or is not of the wanted `kind`.
+    """
     found = str(raw.get("kind", "train"))
     if kind is not None and found != kind:
         raise UsageError(

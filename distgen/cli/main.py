@@ -21,6 +21,8 @@ from distgen.cli import (
     generate,
     jobs,
     models,
+    plan,
+    query,
     runs,
     sample,
     serve,
@@ -69,13 +71,14 @@ app.add_typer(runs.app, name="runs", rich_help_panel=_FIND)
 app.add_typer(models.app, name="models", rich_help_panel=_USE)
 app.command("serve", rich_help_panel=_USE)(serve.serve)
 app.command("sample", rich_help_panel=_USE)(sample.sample)
-app.command("query", rich_help_panel=_USE)(serve.query)
+app.command("query", rich_help_panel=_USE)(query.query)
 app.add_typer(serve.endpoint_app, name="endpoint", rich_help_panel=_USE)
 app.command("generate", rich_help_panel=_USE)(generate.generate)
 app.command("submit", rich_help_panel=_RUN)(jobs.submit)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=_RUN)
 app.add_typer(cluster.app, name="cluster", rich_help_panel=_RUN)
 app.command("doctor", rich_help_panel=_RUN)(doctor.doctor)
+app.command("plan", rich_help_panel=_RUN)(plan.plan)
 app.add_typer(config.app, name="config", rich_help_panel=_RUN)
 app.add_typer(bench.app, name="bench", rich_help_panel=_RUN)
 

@@ -1,19 +1,21 @@
 """Job files on a remote cluster, through Ray Jobs: submit, list, follow, stop.
 
-What travels is the job file alone: distgen is installed on the cluster, and the data are where
-the job file says. Its entrypoint is the command that a person on the head node would type.
+What travels is the job file, and a folder where one is given: distgen is installed on the cluster,
+and the data are where the job file says. Credentials do not travel; those of the cluster's nodes
+are used. The entrypoint is the command that a person on the head node would type.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import os
 import re
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,15 +29,18 @@ from distgen.core.errors import (
     UsageError,
     did_you_mean,
 )
+from distgen.core.secrets import shielded
 from distgen.launch import auth
 from distgen.launch.cluster import dial
 from distgen.launch.environment import prepare_environment
 from distgen.launch.nodes import JOB_STOP_WAIT_S
 from distgen.launch.state import read_state
+from distgen.launch.upload import Upload, pack
 
-JOB_FILE = "job.yaml"
+JOB_FILE = "distgen-job.yaml"
 POLL_S = 0.5
 _OURS = "distgen"  # metadata key that tells our jobs from other people's
+_STORAGE = "storage"
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
 
@@ -55,6 +60,8 @@ class JobInfo:
     ended: float | None
     exit_code: int | None
     message: str
+    storage: str = ""
+    """Where the run is kept: the same name there is the same run."""
 
     @property
     def over(self) -> bool:
@@ -119,6 +126,23 @@ def is_on_this_machine(url: str) -> bool:
         return host == "localhost"
 
 
+def require_alone(jobs: Sequence[JobInfo], name: str, storage: str) -> None:
+    """Refuse a job whose run another one is writing.
+
+    Raises:
+        UsageError: Names the other one.
+    """
+    for job in jobs:
+        if storage and not job.over and (job.name, job.storage) == (name, shielded(storage)):
+            raise UsageError(
+                f"The run {name!r} is a job of this cluster already.",
+                where=f"{job.id}, {job.status}",
+                cause="two jobs would write into the same run",
+                remedy=f"distgen jobs logs {job.id} --follow, or distgen jobs stop {job.id} first; "
+                "or another name",
+            )
+
+
 class Jobs:
     """The jobs of one cluster."""
 
@@ -131,34 +155,59 @@ class Jobs:
         self.url = dashboard_url(address)
         self._client = _client(self.url)
 
-    def submit(self, text: str, *, name: str, kind: str) -> str:
+    def submit(
+        self,
+        text: str,
+        *,
+        name: str,
+        kind: str,
+        storage: str = "",
+        upload: Upload | None = None,
+        cpus: float = 0,
+        gpus: float = 0,
+        on_packed: Callable[[int], None] = lambda _: None,
+    ) -> str:
         """Run a job file on the cluster.
 
         Args:
             text: The job file, its paths absolute.
             name: The job's name, the beginning of its id.
             kind: The command that runs it: `train` or `tune`.
+            storage: Where the run is kept.
+            upload: Files that are sent along; the job runs in their folder.
+            cpus: Cores for the job's own process, where it does the work itself.
+            gpus: GPUs for it.
+            on_packed: Told the number of bytes that are sent, before they are.
 
         Returns:
             The job's id.
+
+        Raises:
+            UsageError: A job of this name and storage has not ended.
         """
+        require_alone(self.list(), name, storage)
         # A search that is sent again is one to go on with, as a run is without being told.
         flags = " --resume" if kind == "tune" else ""
         stem = re.sub(r"[^A-Za-z0-9_-]", "-", name)
         job_id = f"{stem}-{secrets.token_hex(3)}"
         with tempfile.TemporaryDirectory(prefix="distgen-submit-") as folder:
-            (Path(folder) / JOB_FILE).write_text(text, encoding="utf-8")
+            archive = Path(folder) / "job.zip"
+            on_packed(pack(upload, {JOB_FILE: text}, archive))
             with _explained(self.url):
                 self._client.submit_job(
                     # `exec`: the signal of a stop is for distgen and not for a shell before it.
                     entrypoint=f"exec python -m distgen {kind} {JOB_FILE}{flags}",
                     submission_id=job_id,
                     runtime_env={
-                        "working_dir": folder,
+                        "working_dir": str(archive),
                         # Seconds from SIGTERM to SIGKILL; Ray's own are too few for a checkpoint.
                         "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_WAIT_S)},
                     },
-                    metadata={_OURS: kind, "name": name},
+                    metadata={_OURS: kind, "name": name, _STORAGE: shielded(storage)},
+                    # A process that trains by itself waits for a place; one that has workers is
+                    # light, and they wait (see `launch.turns`).
+                    entrypoint_num_cpus=cpus or None,
+                    entrypoint_num_gpus=gpus or None,
                 )
         return job_id
 
@@ -236,6 +285,9 @@ def _client(url: str) -> Any:
     auth.present_token()
     from ray.job_submission import JobSubmissionClient
 
+    # What is sent is told by who sends it; a closed stream of lines is no news.
+    for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     with _explained(url), _explicit_address(url):
         return JobSubmissionClient(url)
 
@@ -270,8 +322,14 @@ def _explained(url: str) -> Iterator[None]:
             remedy="copy ~/.ray/auth_token from the cluster's head node, mode 0600",
         ) from error
     except (ConnectionError, requests.RequestException, RuntimeError, ValueError) as error:
-        cause = " ".join(str(error).split())[:400]
-        raise DistgenError("The cluster's job server failed.", where=url, cause=cause) from error
+        cause = shielded(" ".join(str(error).split())[:400])
+        raise DistgenError(
+            "The cluster's job server failed.",
+            where=url,
+            cause=cause,
+            remedy="where the cluster is lost, bring one up again: the same `distgen submit` goes "
+            "on from the last checkpoint",
+        ) from error
 
 
 def _info(job: Any) -> JobInfo:
@@ -284,5 +342,6 @@ def _info(job: Any) -> JobInfo:
         started=job.start_time / 1000 if job.start_time else None,
         ended=job.end_time / 1000 if job.end_time else None,
         exit_code=job.driver_exit_code,
-        message=job.message or "",
+        message=shielded(job.message or ""),
+        storage=metadata.get(_STORAGE, ""),
     )

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -33,16 +33,6 @@ cli = typer.Typer()
 cli.add_typer(cluster_commands.app, name="cluster")
 cli.add_typer(job_commands.app, name="jobs")
 cli.command("submit")(job_commands.submit)
-
-
-@pytest.fixture(scope="module")
-def nodes(own_surroundings: Path) -> Iterator[ClusterState]:
-    """A cluster of two node processes."""
-    state = cluster.up(2, cpus_per_node=1)
-    try:
-        yield state
-    finally:
-        cluster.down()
 
 
 def distgen(*arguments: str) -> Result:
@@ -116,14 +106,17 @@ def test_submitted_run_is_followed_to_its_end(
 
 
 @pytest.mark.slow
-def test_stopped_job_has_written_its_checkpoint(
+def test_stopped_job_has_written_its_checkpoint_and_goes_on_by_its_name(
     nodes: ClusterState, make_job: MakeJob, tmp_path: Path
 ) -> None:
     job = make_job("vae", training__images=10_000_000, training__log_every=160)
-    sent = distgen("submit", write(job, tmp_path), "--json")
+    file = write(job, tmp_path)
+    sent = distgen("submit", file, "--json")
     job_id = json.loads(sent.stdout)["id"]
     folder = RunFolder(job.location)
     wait_until(lambda: any(event["event"] == "workers running" for event in folder.events()))
+    with pytest.raises(UsageError, match="is a job of this cluster already"):
+        distgen("submit", file)
     assert "is stopped" in distgen("jobs", "stop", job_id).stdout
     last = folder.events()[-1]
     assert last["event"] == "stopped"
@@ -131,10 +124,17 @@ def test_stopped_job_has_written_its_checkpoint(
     info = Jobs().info(job_id)
     assert (info.status, info.outcome) == ("STOPPED", 75)
 
+    length = last["images_seen"] + 160
+    again = distgen("submit", file, f"training.images={length}", "--follow")
+    assert again.exit_code == 0, again.output
+    resumed = [event for event in folder.events() if event["event"] == "resumed"]
+    assert resumed[-1]["images_seen"] == last["images_seen"]
+    assert folder.is_finished(length)
+
 
 def test_exit_code_of_a_failed_job_is_its_own(nodes: ClusterState) -> None:
     jobs = Jobs(nodes.dashboard_url)
-    job_id = jobs.submit("kind: train\nnmae: x\n", name="bad", kind="train")
+    job_id = jobs.submit("kind: train\nnmae: x\n", name="bad", kind="train", storage="/nowhere")
     printed: list[str] = []
     info = jobs.follow(job_id, printed.append)
     assert (info.status, info.outcome) == ("FAILED", 2)

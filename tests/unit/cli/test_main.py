@@ -40,7 +40,7 @@ def test_help_lists_every_command(distgen):
     assert result.returncode == 0
     for word in (
         "data", "demo", "train", "evaluate", "tune", "runs", "models", "serve", "sample", "query",
-        "endpoint", "generate", "submit", "jobs", "cluster", "config", "bench",
+        "endpoint", "generate", "submit", "jobs", "cluster", "plan", "config", "bench",
     ):  # fmt: skip
         assert f" {word} " in result.stdout
 

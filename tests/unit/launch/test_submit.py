@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from distgen.core.errors import UsageError
-from distgen.launch.submit import JobInfo, dashboard_url, is_on_this_machine
+from distgen.launch.submit import JobInfo, dashboard_url, is_on_this_machine, require_alone
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +61,13 @@ def test_exit_code_is_the_jobs(status: str, code: int | None, outcome: int, over
     job = JobInfo("a-1", "a", "train", status, 0.0, None, code, "")
     assert job.over is over
     assert not over or job.outcome == outcome
+
+
+def test_a_run_is_not_sent_while_another_job_writes_it() -> None:
+    running = JobInfo("a-1", "a", "train", "RUNNING", 0.0, None, None, "", "/runs")
+    ended = JobInfo("a-0", "a", "train", "STOPPED", 0.0, 1.0, None, "", "/runs")
+    require_alone([ended], "a", "/runs")
+    require_alone([running], "b", "/runs")
+    require_alone([running], "a", "/others")
+    with pytest.raises(UsageError, match="distgen jobs stop a-1"):
+        require_alone([ended, running], "a", "/runs")
