@@ -99,6 +99,21 @@ def train(
 
 
 @app.command()
+def checkpoint(
+    megabytes: Annotated[int, typer.Option(help="State of the run, in 10^6 bytes.", min=1)] = 500,
+    folder: Annotated[
+        str | None, typer.Option(help="A folder on the disk to write to. Default: temporary files.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Saves of each side that count.", min=1)] = 5,
+    as_json: _JSON = False,
+) -> None:
+    """How long a step stands still for a checkpoint, beside a save that it would wait for."""
+    from distgen.bench.checkpoint import bench_checkpoint
+
+    _show(bench_checkpoint(megabytes=megabytes, rounds=rounds, folder=folder), as_json)
+
+
+@app.command()
 def serve(as_json: _JSON = False) -> None:
     """The endpoint against the bare model: forward passes and PNG encoding in a loop."""
     from distgen.bench.serve import bench_serve

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Literal
 
 from pydantic import NonNegativeInt
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 
 from distgen.core.config import Config
@@ -21,6 +22,11 @@ from distgen.core.part import Part
 from distgen.core.storage import Location, sha256_of
 from distgen.registry.layout import FileEntry
 from distgen.training.snapshot import Snapshot, as_files, put_tensors, take
+
+MAX_MANIFEST_BYTES = 1 << 20
+# What loading raises for bytes that are no tensors, JSON of other shapes or levels without end, and
+# values that are not those of the part.
+_UNFIT = (SafetensorError, RuntimeError, ValueError, LookupError, TypeError, AttributeError)
 
 
 class Manifest(Config):
@@ -47,15 +53,22 @@ def save(
     *,
     healthy: bool = True,
     rollbacks: int = 0,
+    passed_over: Collection[str] = (),
 ) -> Location:
     """Write a checkpoint below `folder`; it counts from the moment its manifest is there."""
-    return write(folder, take(images_seen, parts, healthy=healthy, rollbacks=rollbacks))
+    snapshot = take(images_seen, parts, healthy=healthy, rollbacks=rollbacks)
+    return write(folder, snapshot, passed_over)
 
 
-def write(folder: Location, snapshot: Snapshot) -> Location:
+def write(folder: Location, snapshot: Snapshot, passed_over: Collection[str] = ()) -> Location:
     """Write a snapshot below `folder` as a checkpoint, in any thread.
 
-    Those beyond its images seen go: they were passed over as damaged, or the run would not be here.
+    Args:
+        folder: Where checkpoints are.
+        snapshot: What is written.
+        passed_over: Names of those that this run's start has found to be of no use; they go, once
+            there is a better one. Not all that are newer: where a rank was cut off, its successor
+            may have come further, and what the old one still has in hand must not undo that.
     """
     checkpoint = folder / f"{snapshot.images_seen:012d}"
     checkpoint.remove()
@@ -73,9 +86,9 @@ def write(folder: Location, snapshot: Snapshot) -> Location:
         files=files,
     )
     (checkpoint / "manifest.json").write_text(manifest.model_dump_json(indent=2))
-    for place in complete(folder):
-        if place.name > checkpoint.name:
-            delete(place)
+    for name in passed_over:
+        if name != checkpoint.name:
+            delete(folder / name)
     return checkpoint
 
 
@@ -183,10 +196,10 @@ def _restore(
             remedy=remedy,
         )
     for name, part in parts.items():
-        tensors = load_tensors(blobs[f"{name}.safetensors"])
         try:
+            tensors = load_tensors(blobs[f"{name}.safetensors"])
             part.load_state_dict(put_tensors(json.loads(blobs[f"{name}.json"]), tensors))
-        except (RuntimeError, ValueError, KeyError) as error:
+        except _UNFIT as error:
             raise DataError(
                 f"Part {name!r} of the checkpoint does not fit this job.",
                 where=str(checkpoint),
@@ -196,31 +209,49 @@ def _restore(
 
 
 def _read_manifest(checkpoint: Location) -> Manifest:
+    place = checkpoint / "manifest.json"
+    _refuse_link(checkpoint)
+    _refuse_link(place)
     try:
-        manifest = Manifest.model_validate((checkpoint / "manifest.json").read_json())
+        if place.size() > MAX_MANIFEST_BYTES:
+            raise ValueError(f"it is larger than {MAX_MANIFEST_BYTES:,} bytes")
+        manifest = Manifest.model_validate(place.read_json())
         if manifest.images_seen != int(checkpoint.name):
             raise ValueError(f"images_seen is {manifest.images_seen}")
         needed = {f"{part}.{end}" for part in manifest.parts for end in ("safetensors", "json")}
         if needed != manifest.files.keys() or any("/" in file for file in needed):
             raise ValueError("its files are not those of its parts")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             "The checkpoint's manifest cannot be read.", where=str(checkpoint), cause=repr(error)
         ) from error
     return manifest
 
 
+def _refuse_link(place: Location) -> None:
+    if place.local is not None and place.local.is_symlink():
+        raise DataError(
+            f"{place.name!r} in a run's checkpoints is a link.",
+            where=str(place),
+            cause="a link may lead to what is not the run's, or change under it",
+            remedy="put the thing itself there: cp --dereference --recursive",
+        )
+
+
 def _read_verified(checkpoint: Location) -> tuple[Manifest, dict[str, bytes]]:
     manifest = _read_manifest(checkpoint)
     blobs: dict[str, bytes] = {}
     for file, expected in manifest.files.items():
+        place = checkpoint / file
+        _refuse_link(place)
         try:
-            data = (checkpoint / file).read_bytes()
+            # The size first: a file that is not what it was may be larger than memory.
+            data = place.read_bytes() if place.size() == expected.bytes else None
         except OSError as error:
             raise DataError(
                 f"{file!r} is missing from the checkpoint.", where=str(checkpoint)
             ) from error
-        if len(data) != expected.bytes or sha256_of(data) != expected.sha256:
+        if data is None or sha256_of(data) != expected.sha256:
             raise DataError(
                 f"{file!r} in the checkpoint is damaged.",
                 where=str(checkpoint),

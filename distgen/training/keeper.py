@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NoReturn
 
+import torch
 from torch import nn
 
 from distgen.core.errors import DataError, TrainingError
@@ -14,6 +15,7 @@ from distgen.core.storage import Location
 from distgen.training import checkpoint
 from distgen.training.checkpoint import Manifest
 from distgen.training.collective import Collective
+from distgen.training.ema import EMA
 from distgen.training.ladder import (
     Journal,
     RollBack,
@@ -27,8 +29,11 @@ from distgen.training.monitor import Monitor
 from distgen.training.probe import weights_finite
 from distgen.training.run import RunFolder
 from distgen.training.signals import clean, meaning
+from distgen.training.waits import Waits
 from distgen.training.writer import CheckpointWriter
 
+_CHANGED_BY_STEPS = (nn.Module, torch.optim.Optimizer, EMA)
+"""Nothing else changes these parts, and it does so after forward and backward."""
 _HEALTHY_KEPT = 2
 """A second roll-back may have to go further back than the first."""
 
@@ -50,8 +55,14 @@ class Keeper:
         self._writer = CheckpointWriter(run.checkpoints, keep, self._written, self._needed)
         self._healthy = True
         self._best: int | None = None
+        self._waits = Waits()
         self.saved_at = 0
         """The clock of the newest checkpoint that counts."""
+
+    def open(self) -> Keeper:
+        """Begin to listen for what storage makes the run wait for; until `close`."""
+        self._waits.open()
+        return self
 
     def save(
         self,
@@ -85,12 +96,21 @@ class Keeper:
             self._healthy = healthy
             self._best = monitor.best.images_seen if monitor.best else None
             rollbacks = len(self.rollbacks)
-            self._writer.save(images_seen, parts, healthy=healthy, rollbacks=rollbacks)
+            lent = [name for name, part in parts.items() if isinstance(part, _CHANGED_BY_STEPS)]
+            self._writer.save(images_seen, parts, healthy=healthy, rollbacks=rollbacks, lent=lent)
         self.saved_at = images_seen
 
-    def tell(self) -> None:
-        """Tell of a checkpoint that is complete by now."""
+    def release(self) -> None:
+        """Wait until weights, averages and moments may change again: before an optimiser steps."""
+        self._writer.copied()
+
+    def tell(self, images_seen: int) -> None:
+        """Tell of a checkpoint that is complete by now, and of storage that was waited for."""
         self._writer.tell()
+        wait = self._waits.take()
+        if wait is not None:
+            facts = {"waited_s": round(wait.seconds, 1), "tries": wait.tries, "cause": wait.cause}
+            self._event("storage waited for", images_seen, **facts)
 
     def settle(self) -> None:
         """Wait on every rank until the last checkpoint is written."""
@@ -100,6 +120,7 @@ class Keeper:
     def close(self) -> None:
         """Let the last checkpoint be written, but say nothing of it."""
         self._writer.close()
+        self._waits.close()
 
     def _written(self, images_seen: int) -> None:
         self._event("checkpoint", images_seen, **({} if self._healthy else {"healthy": False}))
@@ -134,8 +155,11 @@ class Keeper:
                 remedy="set storage to a place that all nodes share: a network disk or s3://",
             )
         if world.is_main:
-            self._run.rewind(seen)
-            self._event("resumed" if seen else "started", seen, ranks=world.size)
+            names = [place.name for place in checkpoint.complete(folder)]
+            self._writer.passed_over = tuple(name for name in names if int(name) > seen)
+            lost = max(0, self._run.rewind(seen) - seen)
+            facts = {"ranks": world.size, **({"lost_images": lost} if lost else {})}
+            self._event("resumed" if seen else "started", seen, **facts)
         # Nobody prunes or writes before all have read.
         self._collective.barrier()
         self.saved_at = seen

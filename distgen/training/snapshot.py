@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,12 +31,14 @@ _ALIGNMENT = 8
 Chunks = list[bytes | memoryview]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Frozen:
     """One part as it was: its tensors in host memory, and all else as JSON."""
 
     tensors: dict[str, Tensor]
     skeleton: bytes
+    lent: bool = False
+    """Whether the tensors are still the part's own, and must not change."""
 
 
 @dataclass(frozen=True)
@@ -52,22 +54,43 @@ class Snapshot:
     rollbacks: int = 0
     """How often the run had been rolled back."""
 
+    def copy_lent(self) -> None:
+        """Copy what is still lent, in any thread."""
+        for part in self.parts.values():
+            if part.lent:
+                part.tensors = {path: _to_host(tensor) for path, tensor in part.tensors.items()}
+                part.lent = False
+
 
 def take(
-    images_seen: int, parts: Mapping[str, Part], *, healthy: bool = True, rollbacks: int = 0
+    images_seen: int,
+    parts: Mapping[str, Part],
+    *,
+    healthy: bool = True,
+    rollbacks: int = 0,
+    lent: Collection[str] = (),
 ) -> Snapshot:
     """Copy what the parts hold now.
 
     On a CUDA device the copies are queued behind the step, and nothing waits for them here.
+
+    Args:
+        images_seen: The clock.
+        parts: What to copy.
+        healthy: Whether a run that goes wrong may return here.
+        rollbacks: How often the run had been rolled back.
+        lent: Names of parts whose tensors in host memory stay as they are until `copy_lent`.
     """
     frozen: dict[str, Frozen] = {}
     on_cuda = False
     for name, part in parts.items():
         tensors: dict[str, Tensor] = {}
-        skeleton = _take_tensors(part.state_dict(), "", tensors)
-        on_cuda |= any(tensor.is_cuda for tensor in tensors.values())
-        copies = {path: _to_host(tensor) for path, tensor in tensors.items()}
-        frozen[name] = Frozen(copies, json.dumps(skeleton).encode())
+        skeleton = json.dumps(_take_tensors(part.state_dict(), "", tensors)).encode()
+        here = any(tensor.is_cuda for tensor in tensors.values())
+        on_cuda |= here
+        frozen[name] = Frozen(tensors, skeleton, lent=True)
+        if here or name not in lent:
+            Snapshot(images_seen, {name: frozen[name]}, None).copy_lent()
     copied = None
     if on_cuda:
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]

@@ -118,10 +118,18 @@ def test_a_checkpoint_outlives_damaged_ones_from_beyond_it(tmp_path):
     checkpoint.save(folder, 512, parts(0))
     (checkpoint.save(folder, 2048, parts(1)) / "network.json").write_text("damaged")
     assert checkpoint.load_latest(folder, parts(2), lambda *_: None) == 512
-    checkpoint.save(folder, 1024, parts(2))
+    checkpoint.save(folder, 1024, parts(2), passed_over=["000000002048"])
     checkpoint.prune(folder, keep=1)
     assert [place.name for place in folder.list()] == ["000000001024"]
     assert checkpoint.load_latest(folder, parts(2), refuse) == 1024
+
+
+def test_a_rank_that_was_cut_off_undoes_nothing_of_its_successors(tmp_path):
+    folder = locate(tmp_path)
+    checkpoint.save(folder, 2048, parts(0))
+    checkpoint.save(folder, 512, parts(1))  # by the old one, at last
+    checkpoint.prune(folder, keep=1)
+    assert checkpoint.load_latest(folder, parts(2), refuse) == 2048
 
 
 def test_with_nothing_to_load_a_run_starts_at_zero(tmp_path):

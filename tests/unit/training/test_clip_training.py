@@ -11,7 +11,8 @@ import torch
 
 from distgen.core.config import parse
 from distgen.core.errors import PreemptedError, UsageError
-from distgen.data import build, open_shard_set, read_samples
+from distgen.data import open_shard_set, read_samples
+from distgen.data.building import build
 from distgen.training import checkpoint
 from distgen.training.job import TrainJob
 from distgen.training.local import train_here

@@ -2,7 +2,7 @@ import pytest
 from PIL import Image
 
 from distgen.core.errors import UsageError
-from distgen.data import build
+from distgen.data.building import build
 from distgen.training.local import train_here
 from distgen.training.run import RunFolder, Tick, prepare
 
@@ -68,7 +68,7 @@ def test_rewinding_forgets_points_beyond_the_restored_clock(make_job):
     run = prepare(make_job("vae"), "fingerprint")
     for seen in (32, 64, 96):
         run.log(Tick("train", seen, 320))
-    run.rewind(64)
+    assert run.rewind(64) == 96
     assert [row["images_seen"] for row in run.metrics()] == [32, 64]
 
 

@@ -1,6 +1,8 @@
 """The loop on real pictures, in one process: resume, stop, divergence, and what a run leaves."""
 
 import io
+import time
+from threading import current_thread
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ from safetensors.torch import load_file
 from distgen.core.config import parse
 from distgen.core.errors import DataError, PreemptedError, TrainingError
 from distgen.core.storage import locate
-from distgen.data import build, open_shard_set
+from distgen.data import open_shard_set
+from distgen.data.building import build
 from distgen.data.config import AugmentConfig, MixEntry
 from distgen.data.streaming.augment import augment
 from distgen.data.streaming.mixed import open_data
@@ -24,6 +27,7 @@ from distgen.training.job import TrainJob
 from distgen.training.outcome import finished_outcome
 from distgen.training.run import Tick, prepare
 from distgen.training.signals import HealthConfig
+from distgen.training.snapshot import Snapshot
 from distgen.training.trainer import train
 
 FAMILIES = ("gan", "vae", "hvae", "rvae")
@@ -72,6 +76,25 @@ def test_resume_equals_uninterrupted(family, stop_at, make_job, start):
     losses = [[row["losses"] for row in r.metrics() if row["stage"] == "train"]
               for r in (whole, broken)]  # fmt: skip
     assert losses[0] == losses[1], "the curves of a resumed run must be those of a whole one"
+
+
+def test_a_slow_copy_of_a_checkpoint_holds_no_later_step(make_job, start, monkeypatch):
+    quick = start(make_job("gan", "quick", keep=9))
+    train(quick.job())
+    copied = Snapshot.copy_lent
+
+    def slow(snapshot: Snapshot) -> None:
+        if current_thread().name == "distgen-checkpoint":
+            time.sleep(0.3)  # several steps
+        copied(snapshot)
+
+    monkeypatch.setattr(Snapshot, "copy_lent", slow)
+    late = start(make_job("gan", "late", keep=9))
+    train(late.job())
+    for one, other in zip(
+        *(checkpoint.manifests(r.checkpoints) for r in (quick, late)), strict=True
+    ):
+        assert one.files == other.files
 
 
 def test_augmented_pictures_are_the_same_after_a_resume(make_job, start):

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from threading import Event
+from threading import Event, Thread, current_thread
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 
 from distgen.core.storage import Location, locate
 from distgen.training import checkpoint
-from distgen.training.snapshot import as_safetensors, take
+from distgen.training.snapshot import Snapshot, as_safetensors, take
 from distgen.training.writer import CheckpointWriter
 
 
@@ -36,9 +37,9 @@ def test_what_is_written_is_what_was_when_it_was_asked_for(tmp_path, monkeypatch
     go_on = Event()
     written = checkpoint.write
 
-    def late(folder: Location, snapshot: checkpoint.Snapshot) -> Location:
+    def late(*arguments: Any) -> Location:
         go_on.wait(10)
-        return written(folder, snapshot)
+        return written(*arguments)
 
     monkeypatch.setattr(checkpoint, "write", late)
     told: list[int] = []
@@ -131,3 +132,63 @@ def test_a_process_killed_at_any_point_leaves_whole_checkpoints(tmp_path):
         seen = checkpoint.load_latest(locate(folder), {"network": network}, refuse)
         assert seen >= 2
         assert torch.equal(network.weight, torch.full_like(network.weight, float(seen)))
+
+
+def test_what_is_lent_is_copied_before_it_may_change(tmp_path, monkeypatch):
+    go_on, began = Event(), Event()
+    copied = Snapshot.copy_lent
+
+    def late(snapshot: Snapshot) -> None:
+        if current_thread().name == "distgen-checkpoint":
+            began.set()
+            assert go_on.wait(60)
+        copied(snapshot)
+
+    monkeypatch.setattr(Snapshot, "copy_lent", late)
+    writer = CheckpointWriter(locate(tmp_path), keep=2, on_written=lambda _: None)
+    parts = filled(1.0)
+    released: list[float] = []
+
+    def step() -> None:
+        writer.copied()
+        with torch.no_grad():
+            parts["network"].weight.fill_(2.0)
+        released.append(2.0)
+
+    writer.save(512, parts, lent=["network"])
+    assert began.wait(60)
+    stepping = Thread(target=step)
+    stepping.start()
+    stepping.join(0.05)
+    assert released == [], "a step went on before its weights were copied"
+    go_on.set()
+    stepping.join(60)
+    writer.wait()
+    assert checkpoint.load_latest(locate(tmp_path), parts, refuse) == 512
+    assert torch.equal(parts["network"].weight, torch.ones_like(parts["network"].weight))
+
+
+def test_what_is_not_lent_is_copied_at_once(tmp_path):
+    parts = {"network": nn.Linear(2, 2), "other": nn.Linear(2, 2)}
+    snapshot = take(0, parts, lent=["network"])
+    own = {name: part.weight.data_ptr() for name, part in parts.items()}
+    assert snapshot.parts["network"].tensors["weight"].data_ptr() == own["network"]
+    assert snapshot.parts["other"].tensors["weight"].data_ptr() != own["other"]
+    snapshot.copy_lent()
+    assert snapshot.parts["network"].tensors["weight"].data_ptr() != own["network"]
+
+
+def test_a_copy_that_fails_lets_the_step_go_on_and_is_heard_of(tmp_path, monkeypatch):
+    writer = CheckpointWriter(locate(tmp_path), keep=2, on_written=lambda _: None)
+    copied = Snapshot.copy_lent
+
+    def full(snapshot: Snapshot) -> None:
+        if current_thread().name == "distgen-checkpoint":
+            raise MemoryError("no room")
+        copied(snapshot)
+
+    monkeypatch.setattr(Snapshot, "copy_lent", full)
+    writer.save(1, filled(1.0), lent=["network"])
+    writer.copied()
+    with pytest.raises(MemoryError, match="no room"):
+        writer.wait()
