@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -10,6 +11,21 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
+
+WAIT_LOGGER = "distgen.waits"
+"""Logger that hears of what worked at last; a record has it as `wait`."""
+_logger = logging.getLogger(WAIT_LOGGER)
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Something that failed for a while, and then worked."""
+
+    seconds: float
+    """From the first try to the end of the last one."""
+    tries: int
+    cause: str
+    """The last error."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +52,31 @@ def persist(
     Raises:
         OSError: The last error; a `TimeoutError` where the last try hung.
     """
-    deadline = time.monotonic() + patience.deadline_s
-    pause_s = patience.first_pause_s
+    return outlast(lambda: within(work, patience.attempt_s), is_transient, patience)
+
+
+def outlast(work: Callable[[], T], passes: Callable[[OSError], bool], patience: Patience) -> T:
+    """What `work` returns, tried again in this thread while its errors pass; see `persist`.
+
+    Raises:
+        OSError: The last error.
+    """
+    start = time.monotonic()
+    pause_s, tries, cause = patience.first_pause_s, 1, ""
     while True:
         try:
-            return within(work, patience.attempt_s)
+            result = work()
         except OSError as error:
             # Many readers that failed together must not come back together.
             wait_s = random.uniform(0.5, 1.5) * pause_s
-            if not is_transient(error) or time.monotonic() + wait_s >= deadline:
+            if not passes(error) or time.monotonic() + wait_s >= start + patience.deadline_s:
                 raise
+            tries, cause = tries + 1, " ".join(str(error).split())[:300]
+        else:
+            if tries > 1:
+                wait = Wait(time.monotonic() - start, tries, cause)
+                _logger.info("%s: worked at try %d", cause, tries, extra={"wait": wait})
+            return result
         time.sleep(wait_s)
         pause_s = min(2 * pause_s, patience.longest_pause_s)
 

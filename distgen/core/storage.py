@@ -17,6 +17,7 @@ from pyarrow import fs as pafs
 
 from distgen.core import stores
 from distgen.core.errors import UsageError
+from distgen.core.secrets import shielded
 
 T = TypeVar("T")
 
@@ -293,8 +294,8 @@ def locate(url: str | os.PathLike[str]) -> Location:
             raise ValueError("it names no bucket")
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"{text!r} does not name a place that can be read.",
-            cause=str(error),
+            f"{shielded(text)!r} does not name a place that can be read.",
+            cause=shielded(str(error)),
             remedy="use a path, s3://bucket/path, gs://bucket/path or https://host/path",
         ) from error
     path = path.rstrip("/")

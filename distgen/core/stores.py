@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pyarrow import fs as pafs
 
-from distgen.core.retry import Patience, persist
+from distgen.core.retry import Patience, outlast, persist
+from distgen.core.secrets import without_user
 
 T = TypeVar("T")
 
@@ -55,7 +57,7 @@ def open_store(url: str) -> tuple[pafs.FileSystem, str]:
     Raises:
         ValueError, OSError: The URL cannot be used; the text says why.
     """
-    scheme = urlsplit(url).scheme
+    scheme = urlsplit(without_user(url)).scheme
     if scheme == "s3":
         return _open_s3(url)
     if scheme in ("http", "https"):
@@ -73,6 +75,20 @@ def reach(work: Callable[[], T]) -> T:
         OSError: The store refused, or did not answer in time.
     """
     return persist(work, is_transient, _HURRY.get() or PATIENCE)
+
+
+def outlast_full_disk(work: Callable[[], T]) -> T:
+    """What `work` returns, tried for a while where a disk or a quota is full: others may make room.
+
+    Raises:
+        OSError: There is still no room, or it is something else.
+    """
+    return outlast(work, is_full, _HURRY.get() or PATIENCE)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there is no room for what was to be written."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -107,8 +123,6 @@ def credentials_of(filesystem: pafs.FileSystem, url: str) -> str:
 
 def _open_s3(url: str) -> tuple[pafs.FileSystem, str]:
     parts = urlsplit(url)
-    if parts.username or parts.password:
-        raise ValueError("credentials do not belong into a URL; put them into the environment")
     options: dict[str, str | bool] = dict(parse_qsl(parts.query))
     unknown = sorted(set(options) - set(_S3_OPTIONS))
     if unknown:

@@ -8,6 +8,8 @@ import os
 import platform
 import sys
 import time
+import uuid
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +20,7 @@ import torch
 from distgen.core.config import Config, dump_yaml, flatten, parse, parse_yaml
 from distgen.core.errors import UsageError
 from distgen.core.storage import Location
+from distgen.core.stores import outlast_full_disk
 from distgen.data import has_split, open_shard_set
 from distgen.data.streaming.bad import BadSample
 from distgen.data.streaming.mixed import Pictures, open_data
@@ -52,6 +55,8 @@ CHANGEABLE = (
 EVENT_LOGGER = "distgen.events"
 """Logger that hears of each event in the process where it happens; a record has it as `row`."""
 
+_PROCESS = uuid.uuid4().hex[:12]
+"""Name of this process among all that ever write into a run's folder."""
 _event_log = logging.getLogger(EVENT_LOGGER)
 _PACKAGES = ("distgen", "torch", "ray", "webdataset", "pyarrow", "numpy", "scipy", "scikit-learn")
 
@@ -106,7 +111,7 @@ class RunFolder:
         self.finish = location / "finish.json"
         self._bad_samples = _JsonLines(location / "bad_samples.jsonl")
         self._metrics = _JsonLines(location / "metrics.jsonl")
-        self._events = _JsonLines(location / "events.jsonl")
+        self._events = _SharedJsonLines(location / "events.jsonl")
 
     def job(self) -> TrainJob:
         """The resolved job that this run was started with.
@@ -155,6 +160,10 @@ class RunFolder:
         """All events, oldest first."""
         return self._events.read()
 
+    def gather_events(self) -> None:
+        """Put all events into `events.jsonl`; called while no process of the run writes any."""
+        self._events.gather()
+
     def log(self, tick: Tick) -> None:
         """Add a point to `metrics.jsonl`."""
         self._metrics.append({"time": round(time.time(), 3), **asdict(tick)})
@@ -181,9 +190,17 @@ class RunFolder:
         """The damaged samples that were met so far, in the order in which they were noted."""
         return [BadSample(**row) for row in self._bad_samples.read()]
 
-    def rewind(self, images_seen: int) -> None:
-        """Forget points beyond a restored checkpoint, for they will be drawn again."""
-        self._metrics.rewrite([r for r in self._metrics.read() if r["images_seen"] <= images_seen])
+    def rewind(self, images_seen: int) -> int:
+        """Forget points beyond a restored checkpoint, for they will be drawn again.
+
+        Returns:
+            How far the run had come before, by those points.
+        """
+        rows = self._metrics.read()
+        kept = [row for row in rows if row["images_seen"] <= images_seen]
+        if len(kept) < len(rows):
+            self._metrics.rewrite(kept)
+        return max((int(row["images_seen"]) for row in rows), default=0)
 
 
 class _JsonLines:
@@ -197,12 +214,17 @@ class _JsonLines:
         if self._location.local is None:
             self.rewrite([*self.read(), row])
             return
-        self._location.local.parent.mkdir(parents=True, exist_ok=True)
-        with self._location.local.open("ab+") as file:
-            # A process that was killed while it wrote may have left half a line.
-            if file.tell() and not _ends_line(file):
-                file.write(b"\n")
-            file.write(line.encode() + b"\n")
+        local = self._location.local
+
+        def write() -> None:
+            local.parent.mkdir(parents=True, exist_ok=True)
+            with local.open("ab+") as file:
+                # A process that was killed, or a disk that was full, may have left half a line.
+                if file.tell() and not _ends_line(file):
+                    file.write(b"\n")
+                file.write(line.encode() + b"\n")
+
+        outlast_full_disk(write)
 
     def read(self) -> list[dict[str, Any]]:
         if not self._location.is_file():
@@ -218,6 +240,39 @@ class _JsonLines:
     def rewrite(self, rows: list[dict[str, Any]]) -> None:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         self._location.write_text(text)
+
+
+class _SharedJsonLines:
+    """A log of JSON objects with a `time` that several processes write at once: driver and ranks.
+
+    On a disk they append to one file. In an object store, where a file can only be replaced, each
+    would undo what another has just written: there each has a file of its own beside it.
+    """
+
+    def __init__(self, location: Location) -> None:
+        self._whole = _JsonLines(location)
+        self._beside = location.parent / location.name.removesuffix(".jsonl")
+        shared = location.local is not None
+        self._own = self._whole if shared else _JsonLines(self._beside / f"{_PROCESS}.jsonl")
+
+    def append(self, row: dict[str, Any]) -> None:
+        self._own.append(row)
+
+    def read(self) -> list[dict[str, Any]]:
+        if self._own is self._whole:
+            return self._whole.read()
+        gathered = Counter(map(json.dumps, self._whole.read()))
+        told = Counter(json.dumps(row) for each in self._beside.list() for row in _JsonLines(each).read())
+        # Whoever was killed while they were gathered has left some twice, in both places; processes
+        # that tell the same in the same millisecond have each told it.
+        rows = map(json.loads, (gathered | told).elements())
+        return sorted(rows, key=lambda row: str(row["time"]))
+
+    def gather(self) -> None:
+        """Move the lines of processes that have ended into the one file."""
+        if self._own is not self._whole and self._beside.is_dir():
+            self._whole.rewrite(self.read())
+            self._beside.remove()
 
 
 def _ends_line(file: BinaryIO) -> bool:
@@ -258,6 +313,7 @@ def prepare(job: TrainJob, fingerprint: str, *, fresh: bool = False) -> RunFolde
     if run.job_file.is_file():
         _refuse_if_different(run, job, fingerprint)
     run.location.make_dir()
+    run.gather_events()
     run.job_file.write_text(dump_yaml(job))
     (run.location / "env.json").write_json({**environment(), "shards": fingerprint})
     return run

@@ -109,8 +109,7 @@ class FaultProxy:
                 span = self.headers.get("Range", "")
                 request = proxy.note(self.command, self.path, span, "Authorization" in self.headers)
                 fault = proxy.misbehaviour(request) or Fault()
-                length = int(self.headers.get("Content-Length") or 0)
-                body = self.rfile.read(length) if length else None
+                body = self._body()
                 time.sleep(fault.delay_s)
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     if fault.status:
@@ -119,6 +118,18 @@ class FaultProxy:
                         self._forward(fault, body)
 
             do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_any  # noqa: N815
+
+            def _body(self) -> bytes | None:
+                if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+                    parts = []
+                    while size := int(self.rfile.readline().partition(b";")[0], 16):
+                        parts.append(self.rfile.read(size))
+                        self.rfile.readline()
+                    while self.rfile.readline().strip():  # trailers
+                        pass
+                    return b"".join(parts)
+                length = int(self.headers.get("Content-Length") or 0)
+                return self.rfile.read(length) if length else None
 
             def _refuse(self, fault: Fault) -> None:
                 text = f"<?xml version='1.0'?><Error><Code>{fault.code}</Code></Error>".encode()
@@ -131,7 +142,8 @@ class FaultProxy:
 
             def _forward(self, fault: Fault, body: bytes | None) -> None:
                 upstream = HTTPConnection("127.0.0.1", proxy.upstream, timeout=60)
-                left_out = {"connection", "range"} if fault.whole else {"connection"}
+                left_out = {"connection", "transfer-encoding", "content-length", "expect"}
+                left_out |= {"range"} if fault.whole else set()
                 kept = {k: v for k, v in self.headers.items() if k.lower() not in left_out}
                 upstream.request(self.command, self.path, body, kept)
                 answer = upstream.getresponse()

@@ -16,8 +16,8 @@ from distgen.data.keeping import page_folder
 from distgen.data.streaming import pages
 from distgen.training.job import TrainJob
 from distgen.training.local import train_here
-from tests.stores.conftest import Store
 from tests.stores.proxy import FaultProxy
+from tests.stores.server import Store
 from tests.unit.data.conftest import Made
 
 Upload = Callable[[str], tuple[Made, str]]

@@ -10,8 +10,8 @@ import pytest
 from distgen.core.errors import DataError
 from distgen.data import Stream, open_shard_set
 from distgen.data.streaming import pages
-from tests.stores.conftest import BUCKET, Store
 from tests.stores.proxy import Fault, FaultProxy, Request
+from tests.stores.server import BUCKET, Store
 from tests.unit.data.conftest import Made
 
 pytestmark = pytest.mark.usefixtures("impatient")

@@ -11,8 +11,8 @@ from distgen.core.errors import DataError
 from distgen.data import open_shard_set, read_samples
 from distgen.data.building.scan import index
 from distgen.data.inspect import verify
-from tests.stores.conftest import Store
 from tests.stores.proxy import Fault, FaultProxy
+from tests.stores.server import Store
 from tests.unit.data.foreign_tars import messy, write_tar
 
 pytestmark = pytest.mark.usefixtures("impatient")

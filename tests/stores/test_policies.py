@@ -16,7 +16,7 @@ import pytest
 
 from distgen.core.ports import free_port
 from distgen.core.storage import Location, locate
-from tests.stores.conftest import wait_for_server
+from tests.stores.server import wait_for_server
 
 STORAGE = Path(__file__).parents[2] / "infra" / "storage"
 BUCKET = "distgen"

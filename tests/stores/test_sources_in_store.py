@@ -11,9 +11,9 @@ import pytest
 
 from distgen.core.errors import DataError, UsageError
 from distgen.core.storage import locate
-from distgen.data import build
-from tests.stores.conftest import BUCKET, Store
+from distgen.data.building import build
 from tests.stores.proxy import Fault, FaultProxy
+from tests.stores.server import BUCKET, Store
 from tests.unit.data.building.test_stored_sources import any_source, cut_short, everything
 
 pytestmark = pytest.mark.usefixtures("impatient")

@@ -169,3 +169,22 @@ def test_stacks_that_cannot_be_seen_are_found_before_they_are_needed(
 ) -> None:
     found = machine.stack_dumps(seen)
     assert (found.verdict, said in found.remedy) == (verdict, True)
+
+
+def test_a_name_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(machine.time, "monotonic", lambda: clock[0])
+
+    def unanswered(_: str) -> None:
+        clock[0] += 10.0
+        raise socket.herror(2, "Host name lookup failure")
+
+    def nameless(_: str) -> None:
+        clock[0] += 0.01
+        raise socket.herror(1, "Unknown host")
+
+    found = machine.names("10.0.0.7", unanswered)
+    assert found.verdict == "warning"
+    assert "10.0 s to learn that of 10.0.0.7" in found.text
+    assert "/etc/hosts" in found.remedy
+    assert machine.names("10.0.0.7", nameless).verdict == "ok", "no name is an answer"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from distgen.core.retry import Patience, persist
+from distgen.core.retry import WAIT_LOGGER, Patience, outlast, persist
 
 QUICK = Patience(deadline_s=5.0, attempt_s=5.0, first_pause_s=0.001, longest_pause_s=0.01)
 
@@ -72,3 +72,18 @@ def test_work_that_always_hangs_ends_in_a_timeout() -> None:
     with pytest.raises(TimeoutError, match="no answer"):
         persist(lambda: never.wait(60), lambda _: True, Patience(0.2, 0.05, 0.001, 0.01))
     never.set()
+
+
+def test_what_was_waited_for_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    work, _ = failing(OSError("busy\n now"), OSError("still busy"))
+    with caplog.at_level("INFO", WAIT_LOGGER):
+        outlast(work, lambda _: True, QUICK)
+        outlast(lambda: "at once", lambda _: True, QUICK)
+    (record,) = caplog.records
+    wait = record.wait  # type: ignore[attr-defined]
+    assert (wait.tries, wait.cause) == (3, "still busy")
+    assert wait.seconds > 0
+
+
+def test_what_is_outlasted_is_tried_in_the_thread_that_asks() -> None:
+    assert outlast(threading.get_ident, lambda _: True, QUICK) == threading.get_ident()
