@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-from collections.abc import Mapping, Sequence
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -26,6 +29,8 @@ MANY_FILES = 4096
 """Open files and connections that a node of a large run can need at once."""
 INTERFACE = "GLOO_SOCKET_IFNAME"
 """The variable by which gloo is told its network interface."""
+SLOW_NAME_S = 1.0
+"""Seconds that no name server takes which answers."""
 SHORT_OF_DISK = "make room there: df -h"
 
 
@@ -124,6 +129,28 @@ def interface(address: str, *, alone: bool = True) -> Finding:
     return ok("interface", f"{name_of_it} with {address}, and gloo is told so")
 
 
+def names(address: str, look_up: Callable[[str], object] = socket.gethostbyaddr) -> Finding:
+    """Whether a look-up of this machine's name is answered soon; no name is an answer, too.
+
+    Args:
+        address: The machine's in the cluster.
+        look_up: Asks for the name of an address; raises an `OSError` where there is none.
+    """
+    started = time.monotonic()
+    with suppress(OSError):
+        look_up(address)
+    took_s = time.monotonic() - started
+    if took_s > SLOW_NAME_S:
+        return warning(
+            "names",
+            f"it took {took_s:.1f} s to learn that of {address}, and every start of a group of "
+            "workers waits for it",
+            f"a line for {address} and each other node in /etc/hosts, or a name server that "
+            "answers, in /etc/resolv.conf",
+        )
+    return ok("names", f"that of {address} was looked up in {1e3 * took_s:.0f} ms")
+
+
 def free_ports(wanted: Mapping[int, str]) -> Finding:
     """Whether ports that commands take by default are free.
 
@@ -157,6 +184,11 @@ def stack_dumps(seen: str) -> Finding:
         "sysctl kernel.yama.ptrace_scope=0 on the host, or the capability SYS_PTRACE for the "
         "container",
     )
+
+
+def gloo_interface(address: str) -> str | None:
+    """The interface that gloo is to use: what it is told already, or else that of `address`."""
+    return os.environ.get(INTERFACE) or interface_of(address, own_interfaces())
 
 
 def own_interfaces() -> dict[str, list[str]]:

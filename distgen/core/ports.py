@@ -55,5 +55,14 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
+def answers(host: str, port: int, timeout_s: float = 1.0) -> bool:
+    """Whether something listens there."""
+    try:
+        with socket.create_connection((host.strip("[]"), port), timeout_s):
+            return True
+    except OSError:
+        return False
+
+
 def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET

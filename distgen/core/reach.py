@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -139,7 +140,7 @@ def shards(named: str, witnesses: Sequence[Witness]) -> Finding:
     for known in witnesses:
         location = locate(known.place)
         try:
-            seen = _in_time(lambda location=location: witness(location))  # type: ignore[misc]
+            seen = _in_time(partial(witness, location))
         except FileNotFoundError:
             return problem("shards", f"{location} is not there", remedy)
         except (OSError, DistgenError) as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from distgen.core.errors import DistgenError, UsageError
-from distgen.launch import auth
+from distgen.launch import auth, loopback
 from distgen.launch.environment import prepare_environment, temp_root
 from distgen.launch.nodes import down, status, up
 from distgen.launch.state import ClusterState, read_state
@@ -147,14 +147,15 @@ def _start_local() -> Connection:
     import ray
 
     prepare_environment(private=True)
-    ray.init(
-        address="local",
-        include_dashboard=True,  # without it Train leaks placement groups
-        dashboard_host="127.0.0.1",
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        _temp_dir=str(temp_root()),
-    )
+    with loopback.on_loopback():
+        ray.init(
+            address="local",
+            include_dashboard=True,  # without it Train leaks placement groups
+            dashboard_host="127.0.0.1",
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            _temp_dir=str(temp_root()),
+        )
     gcs = str(ray.get_runtime_context().gcs_address)
     return _connection(gcs, connected_here=True, started_here=True)
 
@@ -163,7 +164,8 @@ def _join(gcs: str) -> Connection:
     import ray
 
     try:
-        ray.init(address=gcs, logging_level=logging.ERROR, log_to_driver=False)
+        with loopback.on_loopback(loopback.listens_on_loopback_only(gcs)):
+            ray.init(address=gcs, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
         ray.shutdown()
         if "version mismatch" in str(error).lower():

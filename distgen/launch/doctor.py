@@ -7,7 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -96,7 +96,7 @@ def examine_cluster(
     )
     reports = {node: Report(_title(node), node=node) for node in nodes}
     on_progress(f"looking at {len(nodes)} nodes")
-    with Probes(nodes) as probes:
+    with closing(Probes(nodes)) as probes:
         probes.greet(GREET_S)
         with ExitStack() as stack:
             mark, witnesses, failed = _prepare(wishes, stack)
@@ -255,9 +255,7 @@ def listen(host: str, word: bytes) -> int:
 
 def sum_here(rank: int, size: int, meeting: str, address: str) -> float:
     """On a node: its part of a sum over all nodes, by the interface that a run would take."""
-    told = os.environ.get(machine.INTERFACE)
-    interface = told or machine.interface_of(address, machine.own_interfaces())
-    return all_reduce.all_reduce_aside(rank, size, meeting, interface)
+    return all_reduce.all_reduce_aside(rank, size, meeting, machine.gloo_interface(address))
 
 
 def asks_for_token(dashboard_url: str | None) -> Finding:

@@ -17,6 +17,8 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from distgen.core.errors import PreemptedError, TrainingError
 from distgen.launch.cluster import Connection, slots
 from distgen.launch.faults import WorkersLostError
+from distgen.launch.leaving import NodeLeavingError
+from distgen.launch.turns import somebody_waits
 from distgen.training.job import TrainJob
 from distgen.training.outcome import Outcome
 from distgen.training.run import RunFolder
@@ -56,12 +58,7 @@ class Elastic:
         self._connection = connection
         self._launch = launch
         self._on_message = on_message
-        scaling = job.scaling
-        self._need = {
-            name: amount
-            for name, amount in (("CPU", scaling.cpus_per_worker), ("GPU", scaling.gpus_per_worker))
-            if amount
-        }
+        self._need = {name: n for name, n in job.scaling.per_worker.items() if n}
 
     def run(self, stops: Sequence[threading.Event]) -> Outcome:
         """Train to the end, or to the moment at which one of `stops` is set.
@@ -81,6 +78,8 @@ class Elastic:
                 with self._looking_for_more(size) as more:
                     # Ray itself would start as many again as were lost.
                     return self._launch(_without_restarts(self._job, size), more)
+            except NodeLeavingError:
+                continue
             except PreemptedError:
                 if any(stop.is_set() for stop in stops) or not more.is_set():
                     raise
@@ -126,6 +125,8 @@ class Elastic:
             while not over.wait(LOOK_EVERY_S):
                 total = slots(self._connection.room().nodes, self._need)
                 possible = [more for more in larger if size + more <= total]
+                if somebody_waits():  # who has nothing comes before who would have more
+                    continue
                 if possible and largest_free(possible, self._need) is not None:
                     found.set()
                     return

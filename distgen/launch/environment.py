@@ -19,14 +19,15 @@ _DEFAULTS = {
     # Workers go where the driver is (see `launch.worker`), not into a folder of Ray's.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Drivers look for nodes that leave (`launch.leaving`); Ray's own watch for them would be one
+    # process more for each start of the workers.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Timing each event of each of Ray's dozen processes, for its debug logs, costs training 2 %.
     "RAY_event_stats": "0",
 }
 _PRIVATE = {
-    # Nobody drains the only node; the watch for it would be one process more for each start.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # Nor does anybody collect the metrics of a cluster that ends with its run.
+    # Nobody collects the metrics of a cluster that ends with its run.
     "RAY_metrics_report_interval_ms": "60000",
 }
 

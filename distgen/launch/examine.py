@@ -73,6 +73,7 @@ def everything(look: Look, asker: Mapping[str, str], offered: float | None) -> l
         _guarded("software", lambda: same_software(versions(), asker)),
         _guarded("devices", lambda: devices(offered)),
         *essentials(look),
+        _guarded("names", lambda: machine.names(look.address)),
         _guarded("open files", machine.open_files),
         _guarded("stack dumps", lambda: machine.stack_dumps(stacks_of(os.getpid()))),
         _guarded("token", auth.look_at_token),

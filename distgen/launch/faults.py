@@ -5,17 +5,47 @@ This module is loaded by Ray Train's controller too, and is therefore light.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import ray
 import ray.train
 
 from distgen.core.errors import DistgenError, TrainingError
+from distgen.launch.leaving import NodeLeavingError
 from distgen.launch.telemetry import Telemetry
+
+T = TypeVar("T")
 
 
 class WorkersLostError(TrainingError):
     """The workers of a run failed as often as they may."""
+
+
+class ControllerLostError(WorkersLostError):
+    """The process of Ray's that looks after the workers has died, and they with it."""
+
+
+def persevere(launch: Callable[[], T], max_failures: int) -> T:
+    """What a launch returns, launched again where Ray does not do that by itself.
+
+    Args:
+        launch: Goes on from the last checkpoint.
+        max_failures: Times that its controller may die.
+
+    Raises:
+        ControllerLostError: It died more often.
+    """
+    failures = 0
+    while True:
+        try:
+            return launch()
+        except NodeLeavingError:
+            continue  # the checkpoint is written, and there is room elsewhere, or there will be
+        except ControllerLostError:
+            failures += 1
+            if failures > max_failures:
+                raise
 
 
 class GiveUpOnKnownErrors(ray.train.UserCallback):  # type: ignore[misc]

@@ -23,9 +23,10 @@ from typing import Any
 import httpx
 import psutil
 
+from distgen.core.birth import started_at
 from distgen.core.errors import DistgenError, UsageError
-from distgen.core.ports import free_port, is_free
-from distgen.launch import auth
+from distgen.core.ports import free_port, is_free, is_loopback, is_own
+from distgen.launch import auth, loopback
 from distgen.launch.environment import temp_root
 from distgen.launch.state import (
     ClusterState,
@@ -38,19 +39,23 @@ from distgen.launch.state import (
 
 GCS_PORT = 6379
 DASHBOARD_PORT = 8265
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 300.0
+"""A node that dies is noticed at once; one on a busy machine may need minutes to import Ray."""
 STOP_TIMEOUT_S = 20.0
 
 JOB_STOP_WAIT_S = 120
 """Seconds between a job's SIGTERM and its SIGKILL: time for a checkpoint."""
 
+JOB_START_WAIT_S = 30 * 24 * 3600
+"""Seconds that a job may wait for a place of its own; Ray's quarter of an hour is no queue."""
+
 _LOSS = {
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "3000",
-    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_timeout_ms": "2500",
+    "RAY_health_check_failure_threshold": "4",
 }
-"""A node of this machine that does not answer for ten seconds is lost; Ray's own wait is a minute,
-for networks that are slow."""
+"""A node that does not answer for 14 seconds is lost, one that has died after four; Ray's own wait
+is a minute. After ten seconds without a network it may take three more until TCP tries again."""
 
 MARK = "DISTGEN_CLUSTER"
 """Environment variable by which every process of a cluster can be told, whoever started it."""
@@ -90,6 +95,7 @@ def up(
     *,
     cpus_per_node: int | None = None,
     gpus_per_node: int = 0,
+    host: str | None = None,
     port: int | None = None,
     dashboard_port: int | None = None,
     on_progress: Callable[[str], None] = _silent,
@@ -100,20 +106,28 @@ def up(
         nodes: Number of nodes, the head included; each is a raylet of its own.
         cpus_per_node: What each node offers; by default this machine's cores, shared equally.
         gpus_per_node: What each node offers.
+        host: The address of this machine at which others may join; by default none may, and every
+            port of the cluster is on loopback.
         port: The GCS's; by default 6379, or a free one where that is taken.
         dashboard_port: By default 8265, or a free one where that is taken.
         on_progress: Told what is being waited for.
 
     Raises:
-        UsageError: A cluster of this user runs already, or a port that was asked for is taken.
+        UsageError: A cluster of this user runs already, a port that was asked for is taken, or this
+            machine has no such address.
         DistgenError: A node did not come up; what had been started has been ended.
     """
     if nodes < 1:
         raise UsageError(f"A cluster has at least one node, not {nodes}.")
     _refuse_second_cluster()
+    if host is not None and not is_own(host):
+        raise UsageError(
+            f"{host} is not an address of this machine.",
+            remedy="one that `ip address` or `ifconfig` shows, or none for loopback only",
+        )
     auth.ensure_token()
     state = ClusterState(
-        address=f"{_own_address()}:{_choose_port(port, GCS_PORT)}",
+        address=f"{host or loopback.ADDRESS}:{_choose_port(port, GCS_PORT)}",
         dashboard_url=f"http://127.0.0.1:{_choose_port(dashboard_port, DASHBOARD_PORT)}",
         temp_dir=str(_new_temp_dir()),
         cpus_per_node=cpus_per_node or max(1, (os.cpu_count() or 1) // nodes),
@@ -171,53 +185,71 @@ def _start_node(state: ClusterState, index: int, nodes: int) -> None:
     log = Path(state.temp_dir) / f"node-{index}.log"
     memory = int(psutil.virtual_memory().total * OBJECT_STORE_SHARE / nodes)
     command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
+        *(sys.executable, "-m", _starter(state), "start", "--block"),
         *("--num-cpus", str(state.cpus_per_node), "--num-gpus", str(state.gpus_per_node)),
-        *("--object-store-memory", str(memory), "--temp-dir", state.temp_dir),
+        *("--object-store-memory", str(memory), "--temp-dir", _session_root(state, index)),
         # Ray's fixed range of worker ports would be shared by all nodes of this machine.
         *("--min-worker-port", "0", "--max-worker-port", "0"),
         # Two agents on one machine cannot listen on the same port either.
         *("--dashboard-agent-listen-port", str(free_port(""))),
         *(_head_flags(state) if index == 0 else ["--address", state.address]),
-        *([] if index == 0 else ["--include-log-monitor", "false"]),  # one per machine
+        *([] if index == 0 else ["--include-log-monitor", "false"]),  # nobody listens to it
     ]
     write_state(state)
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603  (our own interpreter, no shell)
             command,
-            env=_node_environment(state.temp_dir),
+            env=_node_environment(state),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C in this terminal is not theirs
             cwd=state.temp_dir,
         )
-    started = psutil.Process(process.pid).create_time()
-    state.nodes.append(NodeProcess(process.pid, started, str(log)))
+    state.nodes.append(NodeProcess(process.pid, started_at(process.pid), str(log)))
     write_state(state)
+
+
+def _session_root(state: ClusterState, index: int) -> str:
+    """A folder for each node: in one for all, each would unpack what a job has sent anew, and pull
+    the folder away from under processes that work in it.
+    """
+    return state.temp_dir if index == 0 else f"{state.temp_dir}/{index}"
 
 
 def _head_flags(state: ClusterState) -> list[str]:
     host, _, port = state.address.rpartition(":")
     return [
-        *("--head", "--node-ip-address", host, "--port", port),
+        *("--head", "--port", port),
+        # On loopback Ray finds its address by itself, and makes another of one that it is given.
+        *([] if is_loopback(host) else _joinable_flags(host)),
         *("--dashboard-host", "127.0.0.1"),
         *("--dashboard-port", state.dashboard_url.rpartition(":")[2]),
-        *("--ray-client-server-port", str(free_port(""))),
     ]
 
 
-def _node_environment(temp_dir: str) -> dict[str, str]:
+def _joinable_flags(host: str) -> list[str]:
+    return ["--node-ip-address", host, "--ray-client-server-port", str(free_port(""))]
+
+
+def _starter(state: ClusterState) -> str:
+    """The module that is `ray` on the command line."""
+    alone = is_loopback(state.address.rpartition(":")[0])
+    return "distgen.launch.loopback" if alone else "ray.scripts.scripts"
+
+
+def _node_environment(state: ClusterState) -> dict[str, str]:
     folder = str(Path(sys.executable).parent)
     return {
-        **os.environ,
-        MARK: temp_dir,
+        **{name: value for name, value in os.environ.items() if name != loopback.SWITCH},
+        MARK: state.temp_dir,
         # Jobs start `python`: it must be the one that has distgen.
         "PATH": folder + os.pathsep + os.environ.get("PATH", ""),
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # `down` ends all nodes: none moves its work
         "RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_WAIT_S),
+        "RAY_JOB_START_TIMEOUT_SECONDS": str(JOB_START_WAIT_S),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         **{name: value for name, value in _LOSS.items() if name not in os.environ},
     }
@@ -312,12 +344,6 @@ def _new_temp_dir() -> Path:
     path = temp_root() / f"c{uuid.uuid4().hex[:6]}"
     path.mkdir(mode=0o700)
     return path
-
-
-def _own_address() -> str:
-    from ray.util import get_node_ip_address
-
-    return str(get_node_ip_address())
 
 
 def _choose_port(asked: int | None, usual: int) -> int:

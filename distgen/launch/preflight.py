@@ -1,4 +1,4 @@
-"""Before the first step: every node that may get a rank has what a rank needs.
+"""Before the first step: there are places, and every node that may get a rank has what it needs.
 
 A run that finds out later has taken its place in the cluster, and has started workers, for an error
 that comes from one node of many, and after minutes.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 
 from distgen.core import reach
 from distgen.core.errors import UsageError
@@ -17,18 +18,39 @@ from distgen.core.storage import locate
 from distgen.data import ShardSet, has_split, open_shard_set
 from distgen.data.index import INDEX_NAME, MANIFEST_NAME
 from distgen.data.streaming.mixed import MixedSet, Pictures
-from distgen.launch.cluster import Connection, slots
+from distgen.launch.cluster import Connection, Room, slots
 from distgen.launch.examine import Look, essentials
 from distgen.launch.probe import NoAnswer, Node, Probes, living_nodes
-from distgen.models import sketch_networks
 from distgen.training.job import TrainJob
+from distgen.training.scaling import ScalingConfig
+from distgen.training.sizes import checkpoint_bytes
 
 ANSWER_S = 3 * reach.ANSWER_S
 """For storage and shards that do not answer to be named, rather than their node."""
-BYTES_PER_PARAMETER = 16
-"""In a checkpoint: the weight, its average, and Adam's two moments, of four bytes each."""
 NCCL_BYTES_PER_RANK = 32 * 2**20
 """About 10 MB of /dev/shm for each neighbour on the same host."""
+
+
+def require_room(scaling: ScalingConfig, room: Room) -> None:
+    """Refuse workers that the cluster can never give, before Ray waits for them.
+
+    Raises:
+        UsageError: Says what was asked for, what there is, and how many would fit.
+    """
+    need = scaling.per_worker
+    fit, fewest = slots(room.nodes, need), scaling.fewest
+    if fit >= fewest or room.can_grow:
+        return
+    each = f"{scaling.cpus_per_worker:g} CPUs"
+    if scaling.gpus_per_worker:
+        each += f" and {scaling.gpus_per_worker:g} GPUs"
+    smaller = f"scaling.workers={fit}" if fit else "fewer CPUs or GPUs per worker"
+    raise UsageError(
+        f"scaling.workers: {fewest} workers with {each} each do not fit into this "
+        f"cluster, which has {room}.",
+        cause=f"there is room for {fit} of them",
+        remedy=f"{smaller}, or a larger cluster (--address, `distgen cluster up --nodes N`)",
+    )
 
 
 def require_fit_nodes(
@@ -46,11 +68,11 @@ def require_fit_nodes(
     Raises:
         UsageError: Names the node, what is wrong there, and the remedy.
     """
-    need = {"CPU": job.scaling.cpus_per_worker, "GPU": job.scaling.gpus_per_worker}
+    need = job.scaling.per_worker
     everywhere = living_nodes()
     nodes = [node for node in everywhere if slots([node.resources], need)]
     named, witnesses = job.data.shards, witnesses_of(job, pictures)
-    size = checkpoint_bytes(job, pictures)
+    size = checkpoint_bytes(job, pictures.spec)
     alone = len({node.address for node in everywhere}) == 1
     try:
         with reach.marked(job.storage) as mark:
@@ -132,13 +154,6 @@ def witnesses_of_set(shard_set: ShardSet) -> tuple[Witness, ...]:
     return tuple(map(reach.witness, files))
 
 
-def checkpoint_bytes(job: TrainJob, pictures: Pictures) -> int:
-    """Size of a checkpoint of this run, roughly."""
-    networks = sketch_networks(job.model, pictures.spec).values()
-    parameters = sum(each.numel() for network in networks for each in network.parameters())
-    return BYTES_PER_PARAMETER * parameters
-
-
 def _shared_memory(job: TrainJob, fit: int) -> int:
     """What the ranks of a node that holds `fit` of them take of `/dev/shm`."""
     if job.scaling.gpus_per_worker < 1:
@@ -158,7 +173,7 @@ def _look(
         if node.id == here and (connection.started_here or _is_local(look.mark, look.witnesses))
     }
     others = {node: (look,) for node, look in looks.items() if node not in own}
-    with Probes(others) as probes:
+    with closing(Probes(others)) as probes:
         probes.greet()
         found = probes.ask(essentials, others, ANSWER_S)
     return {node: essentials(looks[node]) if node in own else found[node] for node in looks}

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import ray
@@ -61,7 +60,7 @@ class _Probe:
 
 
 class Probes:
-    """Processes of ours on some nodes; a context manager that ends them."""
+    """Processes of ours on some nodes, until `close`."""
 
     def __init__(self, nodes: Iterable[Node]) -> None:
         self._actors = {node: _start(node) for node in nodes}
@@ -118,17 +117,6 @@ class Probes:
         """End the processes."""
         for actor in self._actors.values():
             ray.kill(actor)
-
-    def __enter__(self) -> Probes:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def living_nodes() -> list[Node]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from distgen.core.birth import find
 from distgen.core.errors import UsageError
 from distgen.core.storage import locate
 
@@ -19,17 +20,12 @@ class NodeProcess:
 
     pid: int
     started: float
-    """Seconds since the epoch, as the kernel gives them."""
+    """When it began (`core.birth`)."""
     log: str
 
     def process(self) -> psutil.Process | None:
         """The process, or None where it has ended."""
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        except psutil.NoSuchProcess:
-            return None
+        return find(self.pid, self.started)
 
 
 @dataclass

@@ -33,7 +33,7 @@ class Member:
     node: str = ""
     """Ray's id of the node."""
     started: float = 0.0
-    """When the process began, in seconds of its node's clock: numbers of processes come again."""
+    """When the process began (`core.birth`): numbers of processes come again."""
 
 
 @dataclass

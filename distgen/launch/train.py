@@ -7,28 +7,37 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray.train
 from ray.train import FailureConfig, Result, RunConfig
 from ray.train import ScalingConfig as RayScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from distgen.core.errors import DistgenError, PreemptedError, TrainingError, UsageError
+from distgen.core.errors import DistgenError, PreemptedError, TrainingError
 from distgen.core.storage import Location, locate
 from distgen.data.plan import sharing_advice
 from distgen.data.streaming.mixed import Pictures
-from distgen.launch.cluster import Connection, Room, connect, slots
+from distgen.launch.cluster import Connection, connect
 from distgen.launch.elastic import Elastic
-from distgen.launch.faults import GiveUpOnKnownErrors, WorkersLostError, root_cause, unwrap
+from distgen.launch.faults import (
+    ControllerLostError,
+    GiveUpOnKnownErrors,
+    WorkersLostError,
+    persevere,
+    root_cause,
+    unwrap,
+)
+from distgen.launch.leaving import Leaving, NodeLeavingError
 from distgen.launch.monitoring import RunMetrics
-from distgen.launch.network import InterfaceTorchConfig
-from distgen.launch.preflight import require_fit_nodes
+from distgen.launch.network import Ranks
+from distgen.launch.preflight import require_fit_nodes, require_room
 from distgen.launch.telemetry import Member, News, Telemetry
+from distgen.launch.turns import Turn, shares
 from distgen.launch.watchdog import Silence, look_into
 from distgen.launch.worker import run_rank
-from distgen.training.job import ScalingConfig, TrainJob
+from distgen.training.job import TrainJob
 from distgen.training.local import stop_on_signals
 from distgen.training.outcome import Outcome, finished_outcome
 from distgen.training.run import RunFolder, Tick, open_pictures, prepare
@@ -49,6 +58,7 @@ def run(
     on_message: Callable[[str], None] = _logger.warning,
     stop: threading.Event | None = None,
     fresh: bool = False,
+    turn: Turn | None = None,
 ) -> Outcome:
     """Train `job` on its Ray Train workers; the same call again resumes, or finds it finished.
 
@@ -63,6 +73,7 @@ def run(
         on_message: Told in words what a tick does not say: a lost worker, a full cluster.
         stop: Another way to ask for a stop, from another thread.
         fresh: Move an existing run of this name aside and start from nothing.
+        turn: The run's place in line on a cluster, where it has stood in it already.
 
     Raises:
         UsageError: The shard set is missing or does not fit the model, the workers can never fit,
@@ -78,19 +89,23 @@ def run(
     if advice := advice_on_reading(job, pictures, folder):
         on_message(advice)
     with connect(address) as connection:
-        require_room(job.scaling, connection.room())
+        room = connection.room()
+        require_room(job.scaling, room)
         require_fit_nodes(job, pictures, connection, on_message)
         metrics = RunMetrics(job.name)
         metrics.recall(folder.events())
-        with stop_on_signals() as signalled, metrics.told():
+        turn = turn or Turn(job.scaling, on_message)
+        with stop_on_signals() as signalled, metrics.told(), turn:
             stops = (signalled, *([stop] if stop else []))
+            if shares(connection, room):
+                turn.wait(lambda: any(each.is_set() for each in stops))
 
             def launch(sized: TrainJob, more: threading.Event | None = None) -> Outcome:
-                each = _Launch(sized, folder, connection, metrics, on_tick, on_message)
-                return each.run(stops, more)
+                told = _Told(metrics, on_tick, on_message, turn.leave)
+                return _Launch(sized, folder, connection, told).run(stops, more)
 
             if not job.scaling.is_elastic:
-                return launch(job)
+                return persevere(lambda: launch(job), job.scaling.max_failures)
             return Elastic(job, folder, connection, launch, on_message).run(stops)
 
 
@@ -116,26 +131,15 @@ def advice_on_reading(job: TrainJob, pictures: Pictures, folder: RunFolder) -> s
     )
 
 
-def require_room(scaling: ScalingConfig, room: Room) -> None:
-    """Refuse workers that the cluster can never give, before Ray waits for them.
+@dataclass(frozen=True)
+class _Told:
+    """Who hears of a launch."""
 
-    Raises:
-        UsageError: Says what was asked for, what there is, and how many would fit.
-    """
-    need = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
-    fit, fewest = slots(room.nodes, need), scaling.fewest
-    if fit >= fewest or room.can_grow:
-        return
-    each = f"{scaling.cpus_per_worker:g} CPUs"
-    if scaling.gpus_per_worker:
-        each += f" and {scaling.gpus_per_worker:g} GPUs"
-    smaller = f"scaling.workers={fit}" if fit else "fewer CPUs or GPUs per worker"
-    raise UsageError(
-        f"scaling.workers: {fewest} workers with {each} each do not fit into this "
-        f"cluster, which has {room}.",
-        cause=f"there is room for {fit} of them",
-        remedy=f"{smaller}, or a larger cluster (--address, `distgen cluster up --nodes N`)",
-    )
+    metrics: RunMetrics
+    on_tick: OnTick
+    on_message: Callable[[str], None]
+    on_placed: Callable[[], None]
+    """Called whenever the workers are seen to have their places."""
 
 
 class _Launch:
@@ -146,21 +150,21 @@ class _Launch:
         job: TrainJob,
         folder: RunFolder,
         connection: Connection,
-        metrics: RunMetrics,
-        on_tick: OnTick,
-        on_message: Callable[[str], None],
+        told: _Told,
     ) -> None:
         self._job = job
         self._folder = folder
         self._connection = connection
-        self._metrics = metrics
-        self._on_tick = on_tick
-        self._on_message = on_message
+        self._metrics = told.metrics
+        self._on_tick = told.on_tick
+        self._on_message = told.on_message
+        self._on_placed = told.on_placed
         self._attempts = 0
         self._announced = 0
         self._images_seen = 0
         self._members: list[Member] = []
         self._silence = Silence(job.scaling.patience_s)
+        self._leaving = Leaving()
 
     def run(self, stops: Sequence[threading.Event], more: threading.Event | None = None) -> Outcome:
         """Train to the end, or until one of `stops` is set, or there is room for `more` workers."""
@@ -170,28 +174,25 @@ class _Launch:
         storage = (self._folder.location / "ray" / uuid.uuid4().hex[:8]).make_dir()
         try:
             fit = _in_thread(self._trainer(telemetry, storage).fit)
-            self._watch(fit, telemetry, stops, more)
-            return self._conclude(fit)
+            with self._leaving.looked_for():
+                leaves = self._watch(fit, telemetry, stops, more)
+            return self._conclude(fit, NodeLeavingError if leaves else PreemptedError)
         finally:
             telemetry.close()
             storage.parent.remove()
 
-    def _trainer(self, telemetry: Telemetry, storage: Location) -> TorchTrainer:
+    def _trainer(self, telemetry: Telemetry, storage: Location) -> DataParallelTrainer:
         scaling = self._job.scaling
-        resources = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
         # Plain data: what is typed would make the controller load the whole trainer to read it.
         told = {"job": self._job.model_dump(mode="json"), "telemetry": telemetry}
-        return TorchTrainer(
+        return DataParallelTrainer(
             run_rank,
             train_loop_config=told,
-            # nccl wants a GPU for each rank alone.
-            torch_config=InterfaceTorchConfig(
-                backend="nccl" if scaling.gpus_per_worker >= 1 else "gloo"
-            ),
+            backend_config=Ranks(),
             scaling_config=RayScalingConfig(
                 num_workers=scaling.most,
                 use_gpu=scaling.gpus_per_worker > 0,
-                resources_per_worker={name: n for name, n in resources.items() if n},
+                resources_per_worker={name: n for name, n in scaling.per_worker.items() if n},
             ),
             run_config=RunConfig(
                 name=self._job.name,
@@ -210,26 +211,35 @@ class _Launch:
         telemetry: Telemetry,
         stops: Sequence[threading.Event],
         more: threading.Event | None,
-    ) -> None:
-        """Hand ticks on until the fit ends; pass a wish to stop on once."""
-        wanted = asked = False
+    ) -> bool:
+        """Hand ticks on until the fit ends; pass a wish to stop on once.
+
+        Returns:
+            Whether the ranks were stopped because a node leaves, and for nothing else.
+        """
+        wanted = asked = leaves = False
         while True:
             over = fit.done()  # looked at first, so that the last ticks are taken after the end
             wanted |= self._show(telemetry.take(0.0 if over else POLL_S))
             wanted |= any(stop.is_set() for stop in stops)
             if over:
-                return
+                return leaves and not wanted
             if self._silence.is_too_long():
                 self._end_what_hangs()
-            if asked or not (wanted or (more is not None and more.is_set())):
+            leavers = [] if asked else self._leaving.among(self._members)
+            room = more is not None and more.is_set()
+            if asked or not (wanted or leavers or room):
                 continue
             telemetry.request_stop()
-            asked = True
-            self._on_message(
-                "Stopping after a checkpoint; Ctrl-C again ends at once."
-                if wanted
-                else "There is room for more workers; starting again with them after a checkpoint."
-            )
+            asked, leaves = True, bool(leavers)
+            if wanted:
+                self._on_message("Stopping after a checkpoint; Ctrl-C again ends at once.")
+            elif leavers:
+                self._tell_who_leaves(leavers)
+            else:
+                self._on_message(
+                    "There is room for more workers; starting again with them after a checkpoint."
+                )
             if self._attempts == 0:
                 raise PreemptedError(
                     "Stopped before the first worker had started.",
@@ -248,6 +258,8 @@ class _Launch:
             self._tell("workers lost", cause=fault)
             self._on_message(f"Workers lost, {fault}. Restarting from the last checkpoint.")
         self._attempts = news.attempts
+        if news.attempts:
+            self._on_placed()
         if news.ticks and self._announced < news.attempts:
             # The ranks met before the first tick, so that all of them are known by now.
             self._announced = news.attempts
@@ -277,10 +289,23 @@ class _Launch:
             f"Where each thread was: {folder}"
         )
 
+    def _tell_who_leaves(self, leavers: Sequence[Member]) -> None:
+        first = leavers[0]
+        rest_s = self._leaving.in_seconds(first.node)
+        ranks = [member.rank for member in leavers]
+        facts = {"node": first.node, "host": first.host, "ranks": ranks}
+        self._tell("node leaving", **facts, seconds_left=rest_s and round(rest_s, 1))
+        self._on_message(
+            f"The node of rank {', '.join(map(str, ranks))} ({first.host}) leaves the cluster; "
+            "going on without it after a checkpoint."
+        )
+
     def _tell(self, kind: str, **facts: Any) -> None:
         self._folder.event(kind, self._images_seen, **facts)
 
-    def _conclude(self, fit: Future[Result]) -> Outcome:
+    def _conclude(
+        self, fit: Future[Result], preempted: type[PreemptedError] = PreemptedError
+    ) -> Outcome:
         error = fit.exception()
         if error is not None:
             raise self._explain(error) from error
@@ -288,7 +313,7 @@ class _Launch:
         if "outcome" in value:
             return Outcome(**value["outcome"])
         if "preempted" in value:
-            raise PreemptedError(**value["preempted"])
+            raise preempted(**value["preempted"])
         raise TrainingError("The workers ended without a result.", where=self._where())
 
     def _explain(self, error: BaseException) -> BaseException:
@@ -305,7 +330,20 @@ class _Launch:
             )
         if isinstance(error, ray.train.ControllerError):
             return self._explain_controller(error.controller_failure)
+        if isinstance(error, ray.exceptions.RayActorError):
+            return self._lost_controller()
         return error
+
+    def _lost_controller(self) -> ControllerLostError:
+        cause = "the process of Ray's controller died (killed, or out of memory)"
+        self._tell("workers lost", cause=cause)
+        self._on_message(f"Workers lost, {cause}. Restarting from the last checkpoint.")
+        return ControllerLostError(
+            "Ray's controller of this run died too often; the run is given up.",
+            where=self._where(),
+            cause=cause,
+            remedy=f"the same command resumes; {self._logs()}",
+        )
 
     def _explain_controller(self, error: Exception) -> DistgenError:
         cause = " ".join(str(error).split())[:400]

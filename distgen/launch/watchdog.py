@@ -7,7 +7,6 @@ asks whether it lives. A healthy rank 0 is heard every few seconds, whatever it 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import subprocess
@@ -22,6 +21,7 @@ import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from distgen.core.birth import find
 from distgen.launch.telemetry import Member, News
 
 LOOK_TIMEOUT_S = 20.0
@@ -106,7 +106,7 @@ def look_and_end(processes: Sequence[tuple[int, float]]) -> list[tuple[str, str]
     Args:
         processes: Their numbers, and when each began: numbers come again.
     """
-    found = [_alive(pid, started) for pid, started in processes]
+    found = [find(pid, started) for pid, started in processes]
     seen = [
         ("ended", "") if each is None else (each.status(), stacks_of(each.pid)) for each in found
     ]
@@ -134,16 +134,3 @@ def stacks_of(pid: int) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     return ended.stdout or ended.stderr
-
-
-def started_at(pid: int | None = None) -> float:
-    """When a process began, in seconds of its system's clock; by default this one."""
-    return float(psutil.Process(pid or os.getpid()).create_time())
-
-
-def _alive(pid: int, started: float) -> psutil.Process | None:
-    try:
-        process = psutil.Process(pid)
-    except psutil.NoSuchProcess:
-        return None
-    return process if process.create_time() == started else None

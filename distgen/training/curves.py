@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 
 from tensorboardX import SummaryWriter
@@ -28,10 +29,7 @@ class Writer:
 
     def __init__(self, run: RunFolder, images_seen: int) -> None:
         self._run = run
-        local = run.tensorboard.local
-        self._board = (
-            SummaryWriter(str(local), purge_step=images_seen + 1, flush_secs=10) if local else None
-        )
+        self._board = self._open(images_seen)
 
     def tick(self, tick: Tick) -> None:
         """Write one point: losses, speed, data wait, memory."""
@@ -58,10 +56,29 @@ class Writer:
 
     def close(self) -> None:
         """Flush what is buffered."""
-        if self._board:
-            self._board.close()
+        if self._board and _writes(self._board):
+            with suppress(OSError):
+                self._board.close()
+
+    def _open(self, images_seen: int) -> SummaryWriter | None:
+        local = self._run.tensorboard.local
+        if local is None:
+            return None
+        # A queue that one tick cannot fill: see `_writes`.
+        return SummaryWriter(
+            str(local), purge_step=images_seen + 1, flush_secs=10, max_queue=10_000
+        )
 
     def _scalars(self, scalars: dict[str, float], images_seen: int) -> None:
+        if self._board and not _writes(self._board):
+            with suppress(OSError):
+                self._board = self._open(images_seen - 1)
         if self._board:
             for name, value in scalars.items():
                 self._board.add_scalar(name, value, global_step=images_seen)
+
+
+def _writes(board: SummaryWriter) -> bool:
+    """Whether a board's thread lives: a full disk ends it, and its queue then blocks once full."""
+    writer = board.file_writer
+    return writer is None or bool(writer.event_writer._worker.is_alive())

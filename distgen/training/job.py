@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from distgen.core.config import Config
 from distgen.core.schedule import (
@@ -21,6 +14,7 @@ from distgen.core.schedule import (
     ScheduledImages,
     ScheduledPositive,
 )
+from distgen.core.secrets import Place
 from distgen.core.storage import Location, locate
 from distgen.data import DataConfig
 from distgen.metrics.card import EvaluationConfig
@@ -28,6 +22,7 @@ from distgen.models import FAMILIES, ModelConfig
 from distgen.objectives import ObjectiveConfig, default_objective
 from distgen.registry.layout import Name
 from distgen.training.compiling import Compile
+from distgen.training.scaling import ScalingConfig
 from distgen.training.signals import HealthConfig
 from distgen.training.stopping import EarlyStopConfig
 
@@ -88,54 +83,13 @@ class TrainingConfig(Config):
         return self
 
 
-def _rising(workers: tuple[int, int]) -> tuple[int, int]:
-    if workers[0] > workers[1]:
-        raise ValueError(f"{workers[0]} to {workers[1]} workers: the smaller number comes first")
-    return workers
-
-
-WorkerRange = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_rising)]
-
-
-class ScalingConfig(Config):
-    """How wide a run is. The pictures, their order and the noise do not depend on it."""
-
-    workers: NonNegativeInt | WorkerRange = 0
-    """Ray Train workers, one rank each; 0 trains in this process without Ray. `[1, 4]`: as many as
-    there is room for, from 1 to 4, fewer when a node is lost and more when one comes."""
-    cpus_per_worker: PositiveFloat = 1
-    """CPU cores that Ray reserves for a worker, and its torch threads."""
-    gpus_per_worker: NonNegativeFloat = 0
-    """GPUs that Ray reserves for a worker."""
-    max_failures: NonNegativeInt = 3
-    """Worker group restarts after faults before the run is given up."""
-    patience_s: PositiveFloat = 600.0
-    """Seconds without news from the workers after which they are looked into, ended and restarted;
-    healthy ones are heard every few seconds. Longer than the longest step."""
-
-    @property
-    def most(self) -> int:
-        """The largest number of ranks, at least 1."""
-        return max(1, self.workers if isinstance(self.workers, int) else self.workers[1])
-
-    @property
-    def fewest(self) -> int:
-        """The smallest number of ranks, at least 1."""
-        return self.most if isinstance(self.workers, int) else self.workers[0]
-
-    @property
-    def is_elastic(self) -> bool:
-        """Whether the number of ranks follows the cluster."""
-        return not isinstance(self.workers, int)
-
-
 class TrainJob(Config):
     """One training run; the same file trains on a laptop and on a cluster."""
 
     kind: Literal["train"] = "train"
     name: Name
     """Name of the run: a folder below `storage`. The same name and storage resumes."""
-    storage: str = "runs"
+    storage: Place = "runs"
     """Path or URL of the folder that holds runs."""
     data: DataConfig
     """What is read, and in which order."""

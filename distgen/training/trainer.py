@@ -127,7 +127,7 @@ class Trainer:
             TrainingError: The run does not get well, or without `health.enabled` a loss is no
                 longer a finite number.
         """
-        with closing(self.keeper):
+        with closing(self.keeper.open()):
             if self.collective.agree(self._owes_a_card()):
                 self._evaluate()
             self._ends_early = self._should_end()
@@ -176,6 +176,7 @@ class Trainer:
         for phase in self.objective.phases:
             if not self.monitor.pauses(phase.networks):
                 self._take_phase(phase, parts, factor, measured=measured)
+        self.keeper.release()
         self.objective.after_step(config.batch_size, self.collective.sum_on_device)
         self.images_seen = after
         self.meters.step(config.batch_size)
@@ -208,6 +209,7 @@ class Trainer:
             logged.append(logs)
         with span(f"{phase.name}: optimiser"):
             taken = gate.may_step(optimizer, guarded=self.job.health.enabled)
+            self.keeper.release()
             with self.monitor.striding(phase.networks, self.networks, taken, measured=measured):
                 gate.step_if(optimizer, taken)
         with span("logging"):
@@ -269,7 +271,7 @@ class Trainer:
             self._event("diverged", losses=broken)
             raise diverged(str(self.run.location), broken, self.images_seen)
         self.bad_samples.share()
-        self.keeper.tell()
+        self.keeper.tell(self.images_seen)
         stop = bool(self.collective.agree(self._say(reading, point_due)))
         if point_due or stop:
             self.meters.reset()

@@ -12,11 +12,12 @@ import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distgen.core.birth import started_at
 from distgen.core.errors import DistgenError, UsageError
 from distgen.launch import cluster, environment, nodes, state
 from distgen.launch.cluster import Room, slots
-from distgen.launch.train import require_room
-from distgen.training.job import ScalingConfig
+from distgen.launch.preflight import require_room
+from distgen.training.scaling import ScalingConfig
 
 AMOUNTS = st.integers(0, 16).map(float)
 NODES = st.lists(st.fixed_dictionaries({"CPU": AMOUNTS, "GPU": AMOUNTS}), max_size=5)
@@ -122,8 +123,8 @@ def test_damaged_state_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_process_id_that_was_given_to_another_process_is_not_ours() -> None:
     me = psutil.Process()
-    assert state.NodeProcess(me.pid, me.create_time(), "").process() == me
-    assert state.NodeProcess(me.pid, me.create_time() - 60, "").process() is None
+    assert state.NodeProcess(me.pid, started_at(), "").process() == me
+    assert state.NodeProcess(me.pid, started_at() - 60, "").process() is None
 
 
 def test_taken_port_is_refused_where_it_was_asked_for() -> None:

@@ -69,6 +69,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
         return max((size for size in sizes if size <= made.free - taken), default=None)
 
     monkeypatch.setattr(elastic, "largest_free", largest_free)
+    monkeypatch.setattr(elastic, "somebody_waits", lambda: False)
     monkeypatch.setattr(elastic, "LOOK_EVERY_S", 0.01)
     return made
 

@@ -9,8 +9,9 @@ import time
 import psutil
 import pytest
 
+from distgen.core.birth import started_at
 from distgen.launch.telemetry import News
-from distgen.launch.watchdog import Silence, look_and_end, started_at
+from distgen.launch.watchdog import Silence, look_and_end
 
 TICK = {"images_seen": 64}
 
