@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from distgen.core.config import parse, set_dotted
+from distgen.launch import cluster
 from distgen.launch.cluster import Connection, connect
+from distgen.launch.state import ClusterState
 from distgen.training import checkpoint
 from distgen.training.job import TrainJob
 from distgen.training.run import RunFolder
@@ -50,6 +52,16 @@ def ray_cluster(own_surroundings: Path) -> Iterator[Connection]:
         yield connection
 
 
+@pytest.fixture(scope="module")
+def nodes(own_surroundings: Path) -> Iterator[ClusterState]:
+    """A cluster of two node processes."""
+    state = cluster.up(2, cpus_per_node=1)
+    try:
+        yield state
+    finally:
+        cluster.down()
+
+
 @pytest.fixture(scope="session")
 def make_job(digits: str, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
     """A train job of a few seconds; keyword arguments are dotted keys with `__` for the dot.
@@ -58,33 +70,39 @@ def make_job(digits: str, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
     """
 
     def make(family: str = "vae", **changes: Any) -> TrainJob:
-        raw: dict[str, Any] = {
-            "name": f"tiny-{family}",
-            "storage": str(tmp_path_factory.mktemp("runs")),
-            "data": {"shards": digits, "lanes": 8, "shuffle_window": 64},
-            "model": MODELS[family],
-            "training": {
-                "images": 960,
-                "batch_size": 16,
-                "ema_half_life": 100,
-                "checkpoint_every": 160,
-                "evaluate_every": 100_000,
-                "log_every": 16,
-            },
-            # Half a core each: the tests need no more than one.
-            "scaling": {"workers": 2, "cpus_per_worker": 0.5},
-            "evaluation": {
-                "samples": 100,
-                "extractors": ["pixel-pca64"],
-                "importance_samples": 2,
-                "likelihood_images": 16,
-            },
-        }
-        for key, value in changes.items():
-            set_dotted(raw, key.replace("__", "."), value)
-        return parse(TrainJob, raw, "a test")
+        storage = changes.pop("storage", None) or str(tmp_path_factory.mktemp("runs"))
+        return tiny_job(family, digits, storage, **changes)
 
     return make
+
+
+def tiny_job(family: str, shards: str, storage: str, **changes: Any) -> TrainJob:
+    """A train job of a few seconds; keyword arguments are dotted keys with `__` for the dot."""
+    raw: dict[str, Any] = {
+        "name": f"tiny-{family}",
+        "storage": storage,
+        "data": {"shards": shards, "lanes": 8, "shuffle_window": 64},
+        "model": MODELS[family],
+        "training": {
+            "images": 960,
+            "batch_size": 16,
+            "ema_half_life": 100,
+            "checkpoint_every": 160,
+            "evaluate_every": 100_000,
+            "log_every": 16,
+        },
+        # Half a core each: the tests need no more than one.
+        "scaling": {"workers": 2, "cpus_per_worker": 0.5},
+        "evaluation": {
+            "samples": 100,
+            "extractors": ["pixel-pca64"],
+            "importance_samples": 2,
+            "likelihood_images": 16,
+        },
+    }
+    for key, value in changes.items():
+        set_dotted(raw, key.replace("__", "."), value)
+    return parse(TrainJob, raw, "a test")
 
 
 def weights(job: TrainJob) -> dict[str, bytes]:

@@ -23,14 +23,14 @@ from distgen.training.run import RunFolder
 SIZE = 2
 
 
-def run(jobs: Sequence[TrainJob]) -> None:
+def run(jobs: Sequence[TrainJob], patience_s: float = 300.0) -> None:
     """Train jobs whose run folders are prepared, one after the other, by two processes."""
     with tempfile.TemporaryDirectory() as folder:
         places = [job.location.url for job in jobs]
         command = [sys.executable, __file__]
         ranks = [subprocess.Popen([*command, str(rank), folder, *places]) for rank in range(SIZE)]
         try:
-            assert [rank.wait(300) for rank in ranks] == [0] * SIZE
+            assert [rank.wait(patience_s) for rank in ranks] == [0] * SIZE
         finally:
             for rank in ranks:
                 rank.kill()

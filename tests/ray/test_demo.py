@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -41,7 +42,11 @@ def test_the_demo_goes_from_pictures_to_an_endpoint_and_leaves_nothing_running(t
         text=True,
     )
     assert result.returncode == 0, result.stderr
-    assert marked_processes(mark) == []
+    # Processes that Ray has ended may take a moment to go, on a busy machine.
+    deadline = time.monotonic() + 60
+    while (left := marked_processes(mark)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == []
     place = tmp_path / "demo"
     with Image.open(place / "samples.png") as picture:
         assert picture.width * picture.height > 10 * 8 * 16 * 16, "ten classes, eight pictures each"

@@ -6,34 +6,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from distgen.core.config import dump_yaml
-from distgen.launch import cluster
 from distgen.launch.state import ClusterState
 from tests.ray.conftest import MakeJob
 
 PROGRAM = "from distgen.cli.main import main; main()"
 OF_EVERY_NODE = {
     "software", "devices", "interface", "disk", "storage disk", "/dev/shm", "storage", "shards",
-    "open files", "stack dumps", "token", "clock", "ports", "bandwidth",
+    "names", "open files", "stack dumps", "token", "clock", "ports", "bandwidth",
 }  # fmt: skip
 # The same name everywhere, and another folder in every process.
 OWN_FOLDER = "/proc/self/cwd/runs"
-
-
-@pytest.fixture(scope="module")
-def nodes(own_surroundings: Path) -> Iterator[ClusterState]:
-    """A cluster of two node processes."""
-    state = cluster.up(2, cpus_per_node=1)
-    try:
-        yield state
-    finally:
-        cluster.down()
 
 
 def distgen(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

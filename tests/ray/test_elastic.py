@@ -100,7 +100,12 @@ def test_a_run_goes_on_with_fewer_workers_and_takes_new_ones(
     # The curve is that of a run on one rank that nothing happened to.
     found = losses(job)
     until = found[-2][0]
-    alone = make_job("vae", training__images=until, training__log_every=1600)
+    alone = make_job(
+        "vae",
+        training__images=until,
+        training__checkpoint_every=1600,
+        training__log_every=1600,
+    )
     train_here(alone.with_workers(0))
     expected = dict(losses(alone))
     assert [seen for seen, _ in found if seen in expected] == sorted(expected), "no point twice"

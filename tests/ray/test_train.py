@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,6 +20,7 @@ from distgen.registry.bundle import load_bundle
 from distgen.training.job import TrainJob
 from distgen.training.local import train_here
 from distgen.training.run import RunFolder, Tick, open_pictures, prepare
+from tests.faults import Survived, lost_after, when
 from tests.ray import plain_ranks
 from tests.ray.conftest import MODELS, MakeJob, losses, weights
 
@@ -124,14 +127,18 @@ def test_killed_worker_costs_nothing(
 
 @pytest.mark.faults
 def test_a_rank_that_hangs_is_looked_into_and_costs_nothing(
-    uninterrupted: dict[str, TrainJob], make_job: MakeJob
+    uninterrupted: dict[str, TrainJob],
+    make_job: MakeJob,
+    survived: Callable[[Survived, int], None],
 ) -> None:
     job = make_job("vae", scaling__patience_s=5.0)
     messages: list[str] = []
+    hung: list[float] = []
 
     def hang(tick: Tick) -> bool:
         running = events(job, "workers running")
         if len(running) == 1 and tick.images_seen < job.training.images // 2:
+            hung.append(time.time())
             os.kill(running[0]["ranks"][1]["pid"], signal.SIGSTOP)
         return False
 
@@ -142,9 +149,16 @@ def test_a_rank_that_hangs_is_looked_into_and_costs_nothing(
     stacks = RunFolder(job.location).location / "stacks"
     waiting = (stacks / f"{stalled['images_seen']:012d}-rank-0.txt").read_bytes().decode()
     assert "trainer.py" in waiting, "where the other rank waits for it"
-    assert len(events(job, "workers running")) == 2
-    assert weights(job) == weights(uninterrupted["vae"])
+    _, running = events(job, "workers running")
     assert losses(job) == losses(uninterrupted["vae"])
+    row = Survived(
+        "hung rank (SIGSTOP), patience 5 s, one host",
+        weights(job) == weights(uninterrupted["vae"]),
+        lost_after(RunFolder(job.location).events(), hung[0]),
+        detected_s=when(stalled) - hung[0],
+        back_s=when(running) - when(stalled),
+    )
+    survived(row, job.training.checkpoint_every)
 
 
 def test_a_signal_stops_with_a_checkpoint_and_the_same_call_resumes(
@@ -183,7 +197,7 @@ def test_one_rank_sees_the_losses_of_two(
 
 @pytest.mark.slow
 def test_damaged_shard_ends_the_run_with_its_own_error(make_job: MakeJob, tmp_path: Path) -> None:
-    from distgen.data import build
+    from distgen.data.building import build
 
     shards = tmp_path / "digits"
     build("digits", str(shards))

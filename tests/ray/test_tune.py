@@ -14,7 +14,6 @@ import pytest
 from distgen.core.config import parse, read_job_file
 from distgen.core.errors import PreemptedError, UsageError
 from distgen.data import open_shard_set
-from distgen.launch import train
 from distgen.training.job import TrainJob
 from distgen.training.local import train_here
 from distgen.training.run import RunFolder, prepare
@@ -127,4 +126,3 @@ def test_trials_that_can_never_fit_are_refused(make_job: MakeJob, tmp_path: Path
     wide = job.model_copy(update={"train": job.train.model_copy(update={"scaling": scaling})})
     with pytest.raises(UsageError, match="do not fit"):
         tuner.run(wide)
-    assert train.slots([{"CPU": 1.0}], {"CPU": 1000.0}) == 0
