@@ -1,8 +1,8 @@
 #!/bin/bash
 # Let this machine join a Ray cluster whose head runs elsewhere, until Ctrl-C.
 #
-#   on the head:      distgen cluster up --nodes 1
-#   on each machine:  cluster/local/join.sh HEAD:6379
+#   on the head:      distgen cluster up --nodes 1 --host ADDRESS
+#   on each machine:  cluster/local/join.sh ADDRESS:6379
 #
 # All machines need the same Python, distgen and paths, and the head's ~/.ray/auth_token.
 set -euo pipefail

@@ -27,6 +27,13 @@ def up(
         typer.Option(min=1, help="CPUs of each node; by default the cores, shared equally."),
     ] = None,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs of each node.")] = 0,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="This machine's address at which others may join; by default none may, and every "
+            "port is on loopback."
+        ),
+    ] = None,
     port: Annotated[
         int | None,
         typer.Option(min=1, max=65535, help="Port of the head; by default 6379 or a free one."),
@@ -37,7 +44,10 @@ def up(
     ] = None,
     as_json: _JSON = False,
 ) -> None:
-    """Start a cluster: token needed by everyone, dashboard on loopback only.
+    """Start a cluster: everyone needs its token, and only this machine reaches it.
+
+    With --host other machines can join (cluster/local/join.sh HEAD:PORT); the dashboard stays on
+    loopback, and Ray's metrics ports answer anyone who reaches that address.
 
     It stays until `distgen cluster down`.
     """
@@ -48,6 +58,7 @@ def up(
             nodes,
             cpus_per_node=cpus,
             gpus_per_node=gpus,
+            host=host,
             port=port,
             dashboard_port=dashboard_port,
             on_progress=lambda text: shown.update(f"starting the cluster: {text} ..."),

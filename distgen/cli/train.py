@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from distgen.cli.console import console, err_console, print_json, strong
 
 if TYPE_CHECKING:
+    from distgen.launch.turns import Turn
     from distgen.training.job import TrainJob
     from distgen.training.outcome import Outcome
+
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's mark of a process that a submitted job is
 
 
 def train(
@@ -37,13 +43,17 @@ def train(
 
     Ctrl-C writes a checkpoint and ends with exit code 75; the same command goes on from there.
     """
-    from distgen.cli.kinds import read_job
+    from distgen.cli.kinds import parse_job
+    from distgen.core.config import override, read_job_file
 
-    job = read_job(job_file, overrides or [], "train")
-    if dry_run:
-        _describe(job)
-        return
-    outcome = run(job, address=address, fresh=fresh)
+    raw = override(read_job_file(job_file), overrides or [])
+    with ExitStack() as stack:
+        turn = None if dry_run else stack.enter_context(_submitted_turn(raw, job_file))
+        job = parse_job(raw, job_file, "train")  # from here on torch is in memory
+        if dry_run:
+            _describe(job)
+            return
+        outcome = run(job, address=address, fresh=fresh, turn=turn)
     if as_json:
         print_json(outcome.__dict__)
         return
@@ -57,7 +67,41 @@ def train(
     console.print(f"  next     distgen models promote {run_path}")
 
 
-def run(job: TrainJob, *, address: str | None = None, fresh: bool = False) -> Outcome:
+@contextmanager
+def _submitted_turn(raw: dict[str, Any], job_file: str) -> Iterator[Turn | None]:
+    """A submitted job's place in line on its cluster, once it is its turn.
+
+    A job that waits for others does so before it has loaded what training needs: twenty of them
+    would take gigabytes, and the cores' time, from the one that trains.
+    """
+    if not os.environ.get(_SUBMITTED):
+        yield None
+        return
+    from distgen.core.config import parse
+    from distgen.launch.cluster import connect
+    from distgen.launch.turns import Turn, shares, stop_on_term
+    from distgen.training.scaling import ScalingConfig
+
+    scaling = parse(ScalingConfig, raw.get("scaling") or {}, job_file)
+    if scaling.workers == 0:
+        yield None
+        return
+    name = raw.get("name")
+    turn = Turn(scaling, lambda text: err_console.print(f"{name}  {text}"))
+    with connect() as connection, turn:
+        if shares(connection, connection.room()):
+            with stop_on_term() as stopped:
+                turn.wait(stopped)
+        yield turn
+
+
+def run(
+    job: TrainJob,
+    *,
+    address: str | None = None,
+    fresh: bool = False,
+    turn: Turn | None = None,
+) -> Outcome:
     """Train `job` where its scaling says, with a display; used by `train` and `demo`."""
     from distgen.cli.progress import TrainingDisplay
     from distgen.core.errors import UsageError
@@ -83,7 +127,12 @@ def run(job: TrainJob, *, address: str | None = None, fresh: bool = False) -> Ou
 
     with TrainingDisplay(job.name) as display:
         return launch.run(
-            job, address=address, on_tick=display, on_message=display.say, fresh=fresh
+            job,
+            address=address,
+            on_tick=display,
+            on_message=display.say,
+            fresh=fresh,
+            turn=turn,
         )
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from distgen.core.config import Config, parse, read_job_file, set_dotted
 from distgen.core.errors import UsageError, did_you_mean
+from distgen.core.secrets import Place
 from distgen.core.storage import Location, locate
 from distgen.launch import train as launch
 from distgen.metrics.scores import Scores
@@ -96,7 +97,7 @@ class TuneJob(Config):
     kind: Literal["tune"] = "tune"
     name: Name
     """Name of the search: a folder below `storage`."""
-    storage: str = "runs"
+    storage: Place = "runs"
     """Path or URL of the folder that holds searches."""
     train: TrainJob
     """The train job that is varied, or the path of its file; its storage is the best run's."""

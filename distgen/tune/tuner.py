@@ -15,10 +15,10 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from distgen.core.errors import PreemptedError, TrainingError
 from distgen.launch.cluster import Room, connect, slots
-from distgen.launch.train import require_room
-from distgen.training.job import ScalingConfig
+from distgen.launch.preflight import require_room
 from distgen.training.local import stop_on_signals
 from distgen.training.run import open_pictures
+from distgen.training.scaling import ScalingConfig
 from distgen.tune.folder import SearchFolder, Trial, name_of, rank
 from distgen.tune.job import TuneJob, with_absolute_paths
 from distgen.tune.optuna import build_searcher
@@ -106,7 +106,7 @@ def concurrency(scaling: ScalingConfig, room: Room, limit: int | None) -> int:
     Tune counts only its own small actors; workers that Train cannot place would hold the others'
     places and wait for ever.
     """
-    need = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
+    need = scaling.per_worker
     fitting = max(1, slots(room.nodes, need) // scaling.most)
     return min(fitting, limit or fitting)
 
