@@ -262,7 +262,9 @@ class _SharedJsonLines:
         if self._own is self._whole:
             return self._whole.read()
         gathered = Counter(map(json.dumps, self._whole.read()))
-        told = Counter(json.dumps(row) for each in self._beside.list() for row in _JsonLines(each).read())
+        told = Counter(
+            json.dumps(row) for each in self._beside.list() for row in _JsonLines(each).read()
+        )
         # Whoever was killed while they were gathered has left some twice, in both places; processes
         # that tell the same in the same millisecond have each told it.
         rows = map(json.loads, (gathered | told).elements())
