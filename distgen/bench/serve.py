@@ -19,8 +19,8 @@ from distgen.launch.cluster import connect
 from distgen.metrics.grid import to_uint8_nhwc
 from distgen.models import GANConfig, build_networks
 from distgen.registry.bundle import load_bundle, write_bundle
-from distgen.serving.encode import encode_png
-from distgen.serving.engine import network_of
+from distgen.serving.making.encode import encode_png
+from distgen.serving.making.engine import network_of
 
 CONNECTIONS = 32
 BATCH = 32
@@ -47,7 +47,7 @@ def bench_serve(*, requests: int = 2_000, seconds: float = 30.0, rounds: int = 3
     Returns:
         `ratio` for requests of one image over 32 connections, and its parts.
     """
-    from distgen.serving.app import running
+    from distgen.serving.deploy.endpoint import running
 
     singles: list[Load] = []
     sixteens: list[Load] = []

@@ -43,7 +43,7 @@ def demo(
     from distgen.launch.cluster import connect
     from distgen.metrics.card import Card
     from distgen.registry.store import ModelStore
-    from distgen.serving.app import running
+    from distgen.serving.deploy.endpoint import running
 
     started = time.monotonic()
     place = locate(folder)

@@ -59,8 +59,8 @@ def sample(
     from distgen.metrics.animation import ANIMATION_FORMATS
     from distgen.metrics.traversal import ROWS as LATENTS
     from distgen.registry import load_bundle, resolve_model
-    from distgen.serving.sampler import MAX_TRUNCATION, MIN_TRUNCATION
-    from distgen.serving.sheets import MOST_CLASSES, ROWS, SheetOptions, sheet
+    from distgen.serving.making.sampler import MAX_TRUNCATION, MIN_TRUNCATION
+    from distgen.serving.making.sheets import MOST_CLASSES, ROWS, SheetOptions, sheet
 
     if truncation is not None and not MIN_TRUNCATION <= truncation <= MAX_TRUNCATION:
         raise UsageError(
@@ -101,8 +101,8 @@ def sample(
 
 def _labels(bundle: Bundle, names: list[str]) -> tuple[int, ...]:
     """Numbers of the classes that rows take, all of them by default; none without classes."""
-    from distgen.serving.engine import network_of
-    from distgen.serving.sampler import class_numbers
+    from distgen.serving.making.engine import network_of
+    from distgen.serving.making.sampler import class_numbers
 
     known = bundle.spec.classes if network_of(bundle).num_classes else ()
     return class_numbers(names, known)

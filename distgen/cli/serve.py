@@ -11,7 +11,7 @@ from distgen.cli.console import console, err_console, print_json, strong
 if TYPE_CHECKING:
     from distgen.core.storage import Location
     from distgen.registry.bundle import BundleInfo
-    from distgen.serving.detached import Detached
+    from distgen.serving.deploy.detached import Detached
 
 endpoint_app = typer.Typer(
     help="Look at and end endpoints that `distgen serve --detach` started.", no_args_is_help=True
@@ -58,7 +58,7 @@ def serve(
         _serve_here(location, info, address, as_json, host=host, port=port, **options)
         return
     from distgen.core.ports import url_of
-    from distgen.serving import detached
+    from distgen.serving.deploy import detached
 
     # With an address the endpoint listens on that cluster's head, which looks at the port itself.
     if address is None or not port:
@@ -77,7 +77,7 @@ def serve(
 @endpoint_app.command("status")
 def endpoint_status(as_json: _JSON = False) -> None:
     """Say which detached endpoints run, and whether they answer."""
-    from distgen.serving.detached import find_all
+    from distgen.serving.deploy.detached import find_all
 
     rows = [
         {"model": e.model, "url": e.url, "ready": e.is_ready(), "pid": e.pid, "log": e.log}
@@ -107,7 +107,7 @@ def endpoint_stop(
 ) -> None:
     """End detached endpoints of this machine, all or one of them, or what a cluster serves."""
     from distgen.core.errors import UsageError, did_you_mean
-    from distgen.serving.detached import find_all, stop
+    from distgen.serving.deploy.detached import find_all, stop
 
     if address is not None:
         if url is not None:
@@ -133,7 +133,7 @@ def endpoint_stop(
 
 def _stop_on_cluster(address: str, as_json: bool) -> None:
     from distgen.launch.cluster import connect
-    from distgen.serving.app import stop_leftover
+    from distgen.serving.deploy.endpoint import stop_leftover
 
     with connect(address):
         stopped = stop_leftover()
@@ -152,7 +152,7 @@ def _serve_here(
     from contextlib import ExitStack
 
     from distgen.launch.cluster import connect
-    from distgen.serving.app import running
+    from distgen.serving.deploy.endpoint import running
 
     if address is None:
         _free_to_use(placement["host"], placement["port"])
@@ -204,7 +204,7 @@ def _free_to_use(host: str, port: int) -> int:
 
 
 def _announce(url: str, info: BundleInfo, as_json: bool) -> None:
-    from distgen.serving.engine import card_line
+    from distgen.serving.making.engine import card_line
 
     if as_json:
         print_json({"url": url, "model": info.name, "digest": info.digest})

@@ -21,8 +21,8 @@ from distgen.data.index import Manifest
 from distgen.launch.cluster import connect
 from distgen.launch.places import fitting_workers, wait_for_place
 from distgen.registry.bundle import load_bundle
-from distgen.serving.engine import network_of
-from distgen.serving.sampler import (
+from distgen.serving.making.engine import network_of
+from distgen.serving.making.sampler import (
     MAX_SEED,
     MAX_TRUNCATION,
     MIN_TRUNCATION,

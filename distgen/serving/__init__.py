@@ -1,1 +1,1 @@
-"""The endpoint: pictures over HTTP as the OpenAI Images API speaks it. Ray only in `app`."""
+"""Pictures over HTTP: made in `making`, spoken of in `http`, put on a cluster in `deploy`."""

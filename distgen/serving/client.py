@@ -16,7 +16,7 @@ from PIL import Image
 from distgen.core.errors import DistgenError, UsageError
 from distgen.core.ports import is_loopback
 from distgen.metrics.animation import FRAMES_PER_SECOND, frames_of
-from distgen.serving.sampler import MAX_TRUNCATION, MIN_TRUNCATION, UInt8Images
+from distgen.serving.making.sampler import MAX_TRUNCATION, MIN_TRUNCATION, UInt8Images
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 

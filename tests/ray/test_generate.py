@@ -22,8 +22,8 @@ from distgen.generate.batch import generate
 from distgen.launch import places
 from distgen.models import GANConfig, build_networks
 from distgen.registry.bundle import load_bundle, write_bundle
-from distgen.serving.engine import network_of
-from distgen.serving.sampler import Picture, Sampler, picture_seed
+from distgen.serving.making.engine import network_of
+from distgen.serving.making.sampler import Picture, Sampler, picture_seed
 
 CLASSES = ("circle", "square", "star")
 

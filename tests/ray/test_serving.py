@@ -26,10 +26,10 @@ from distgen.core.spec import ImageSpec
 from distgen.core.storage import Location, locate
 from distgen.models import GANConfig, build_networks
 from distgen.registry.bundle import load_bundle, write_bundle
-from distgen.serving import app
 from distgen.serving.client import Client
-from distgen.serving.engine import network_of
-from distgen.serving.sampler import Picture, Sampler, picture_seed
+from distgen.serving.deploy import endpoint
+from distgen.serving.making.engine import network_of
+from distgen.serving.making.sampler import Picture, Sampler, picture_seed
 
 CLASSES = ("Trouser", "Sneaker", "Ankle boot")
 
@@ -57,7 +57,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Location:
 @pytest.fixture(scope="module")
 def url(ray_cluster, bundle: Location) -> Iterator[str]:
     port = free_port()
-    with app.running(bundle, port=port) as url:
+    with endpoint.running(bundle, port=port) as url:
         yield url
     # Shutdown leaves nothing: no port, no process, no file.
     with socket.socket() as probe:
@@ -95,7 +95,7 @@ def test_what_a_killed_serve_left_on_a_cluster_can_be_ended(ray_cluster, bundle)
     from ray import serve
 
     serve.start(proxy_location="Disabled")
-    with pytest.raises(UsageError, match="endpoint stop"), app.running(bundle, port=0):
+    with pytest.raises(UsageError, match="endpoint stop"), endpoint.running(bundle, port=0):
         pass
     for outcome in ("The endpoint on {} has ended.", "No endpoint of distgen's on {} runs."):
         stopped = distgen("endpoint", "stop", "--address", ray_cluster.address)
@@ -103,10 +103,10 @@ def test_what_a_killed_serve_left_on_a_cluster_can_be_ended(ray_cluster, bundle)
 
 
 def test_loopback_of_another_machine_is_refused(ray_cluster, bundle, monkeypatch):
-    monkeypatch.setattr(app, "is_own", lambda _: False)
+    monkeypatch.setattr(endpoint, "is_own", lambda _: False)
     with (
         pytest.raises(UsageError, match="of another machine") as error,
-        app.running(bundle, port=8123),
+        endpoint.running(bundle, port=8123),
     ):
         pass
     assert "ssh -L 8123:127.0.0.1:8123" in str(error.value)
@@ -179,7 +179,7 @@ def test_probes_and_errors_pass_through_the_proxy(url):
 def test_a_second_endpoint_in_the_same_cluster_is_refused(url, bundle):
     with (
         pytest.raises(UsageError, match="serves something already"),
-        app.running(bundle, port=free_port()),
+        endpoint.running(bundle, port=free_port()),
     ):
         pass
 
@@ -218,5 +218,8 @@ def test_damaged_bundle_is_refused_before_anything_starts(ray_cluster, bundle, t
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(DataError, match=r"model\.safetensors"), app.running(str(place), port=0):
+    with (
+        pytest.raises(DataError, match=r"model\.safetensors"),
+        endpoint.running(str(place), port=0),
+    ):
         pass

@@ -7,7 +7,7 @@ WITHOUT_RAY = (
     "core", "data", "models", "objectives", "metrics", "registry", "training", "serving", "bench",
     "cli",
 )  # fmt: skip
-WITH_RAY = ("distgen.serving.app", "distgen.serving.replica")
+WITH_RAY = ("distgen.serving.deploy.endpoint", "distgen.serving.deploy.replica")
 
 # Third-party libraries stay loaded between rooms: they are most of the time, and not of the house.
 PROGRAM = """

@@ -19,7 +19,7 @@ from distgen.core.ports import free_port, is_free, is_loopback, is_own, url_of
 from distgen.core.storage import Location, locate
 from distgen.launch.cluster import Room, connect, slots
 from distgen.registry.bundle import load_bundle
-from distgen.serving.environment import serve_environment
+from distgen.serving.deploy.environment import serve_environment
 
 APPLICATION = "distgen"
 START_TIMEOUT_S = 150.0
@@ -274,7 +274,7 @@ class _Launcher:
         from ray import serve
 
         # Here and not above: Serve reads the environment, which this process has from its start.
-        from distgen.serving.replica import deployment
+        from distgen.serving.deploy.replica import deployment
 
         deadline = time.monotonic() + timeout_s
         replicas = deployment(

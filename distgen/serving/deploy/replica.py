@@ -18,8 +18,8 @@ from distgen.core.storage import locate
 from distgen.launch.monitoring import watch_queue
 from distgen.registry.bundle import load_bundle
 from distgen.registry.resolve import resolve_model
-from distgen.serving.engine import MAX_WAITING, Engine, info_of, network_of
-from distgen.serving.openai_api import create_app
+from distgen.serving.http.app import create_app
+from distgen.serving.making.engine import MAX_WAITING, Engine, info_of, network_of
 
 DEPLOYMENT = "images"
 """The deployment's name, under which a Serve config file gives it replicas and GPUs."""

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from distgen.metrics.animation import FRAMES_PER_SECOND, AnimationFormat, animate
-from distgen.serving.sampler import UInt8Images
+from distgen.serving.making.sampler import UInt8Images
 
 Format = Literal["png", "webp", "jpeg", "gif"]
 FORMATS: tuple[str, ...] = get_args(Format)

@@ -12,9 +12,9 @@ from distgen.core.spec import ImageSpec
 from distgen.metrics.animation import FRAMES_PER_SECOND
 from distgen.models.base import Sampler as ServedNetwork
 from distgen.registry.bundle import Bundle, BundleInfo
-from distgen.serving.batching import Batcher
-from distgen.serving.encode import Format, encode
-from distgen.serving.sampler import Picture, Sampler, UInt8Images
+from distgen.serving.making.batching import Batcher
+from distgen.serving.making.encode import Format, encode
+from distgen.serving.making.sampler import Picture, Sampler, UInt8Images
 
 MAX_WAITING = 1024
 

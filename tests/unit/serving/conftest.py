@@ -17,7 +17,7 @@ from distgen.models import (
     VAEConfig,
     build_networks,
 )
-from distgen.serving.engine import Engine, ModelInfo
+from distgen.serving.making.engine import Engine, ModelInfo
 
 GREY = ImageSpec(
     height=28, width=28, mode="L", classes=("T-shirt/top", "Trouser", "Sneaker", "Ankle boot")

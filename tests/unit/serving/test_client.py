@@ -28,10 +28,10 @@ from distgen.core.spec import ImageSpec
 from distgen.core.storage import locate
 from distgen.models import GANConfig, build_networks
 from distgen.registry.bundle import inspect_bundle, write_bundle
-from distgen.serving.app import _wait_until_ready
 from distgen.serving.client import Client
-from distgen.serving.detached import Detached
-from distgen.serving.openai_api import create_app
+from distgen.serving.deploy.detached import Detached
+from distgen.serving.deploy.endpoint import _wait_until_ready
+from distgen.serving.http.app import create_app
 
 GREY = ImageSpec(height=28, width=28, mode="L", classes=("[red]", "[/b]"))
 GAN = GANConfig(latent_dim=16, width=16, conditional=True)

@@ -22,8 +22,8 @@ from distgen.metrics.animation import frames_of
 from distgen.models import RVAEConfig, build_networks
 from distgen.models.single import SingleLatentModel
 from distgen.registry import load_bundle
-from distgen.serving.engine import Engine, info_of, network_of
-from distgen.serving.openai_api import create_app
+from distgen.serving.http.app import create_app
+from distgen.serving.making.engine import Engine, info_of, network_of
 from distgen.training import samples, trainer
 from distgen.training.job import TrainJob
 from distgen.training.run import RunFolder, prepare

@@ -6,7 +6,7 @@ import pytest
 
 from distgen.core.errors import UsageError
 from distgen.launch.cluster import Room
-from distgen.serving.app import Placement, problem_of, require_room, what_to_end
+from distgen.serving.deploy.endpoint import Placement, problem_of, require_room, what_to_end
 
 HEAD = {"CPU": 1.0, "node:__internal_head__": 1.0}
 NODES = (HEAD, {"CPU": 8.0, "GPU": 1.0})

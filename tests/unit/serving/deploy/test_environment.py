@@ -16,8 +16,8 @@ import pytest
 from distgen.cli.serve import end_on_signals
 from distgen.core.birth import started_at
 from distgen.core.ports import free_port
-from distgen.serving import detached
-from distgen.serving.environment import serve_environment
+from distgen.serving.deploy import detached
+from distgen.serving.deploy.environment import serve_environment
 
 
 def test_haproxy_starts_with_every_port_of_its_own_on_loopback(

@@ -1,4 +1,4 @@
-"""What a Serve config file gets from `import_path: distgen.serving.replica:build`."""
+"""What a Serve config file gets from `import_path: distgen.serving.deploy.replica:build`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from distgen.core.errors import DataError, UsageError
 from distgen.core.storage import locate
 from distgen.registry import write_bundle
-from distgen.serving.engine import MAX_WAITING
-from distgen.serving.replica import DEPLOYMENT
+from distgen.serving.deploy.replica import DEPLOYMENT
+from distgen.serving.making.engine import MAX_WAITING
 from tests.unit.registry.small_bundles import GAN, SPEC, state_of
 
 
 def built(arguments: dict[str, Any]) -> Application:
     """As Ray Serve does it with a config file."""
-    build = import_attr("distgen.serving.replica:build")
+    build = import_attr("distgen.serving.deploy.replica:build")
     return call_user_app_builder_with_args_if_necessary(build, arguments)
 
 

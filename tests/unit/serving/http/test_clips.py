@@ -17,10 +17,10 @@ from distgen.cli.query import _shown
 from distgen.core.spec import ImageSpec
 from distgen.metrics.animation import animate, frames_of
 from distgen.serving.client import Client
-from distgen.serving.encode import encode
-from distgen.serving.engine import Engine, ModelInfo
-from distgen.serving.openai_api import create_app
-from distgen.serving.sampler import Picture, Sampler
+from distgen.serving.http.app import create_app
+from distgen.serving.making.encode import encode
+from distgen.serving.making.engine import Engine, ModelInfo
+from distgen.serving.making.sampler import Picture, Sampler
 from tests.unit.clip_models import SPEC, tiny_model
 
 INFO = ModelInfo("clips", "d" * 64, "rvae", SPEC, num_classes=0, created=0)

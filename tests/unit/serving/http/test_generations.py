@@ -17,9 +17,11 @@ import openai
 import pytest
 from PIL import Image
 
-from distgen.serving.engine import Engine
-from distgen.serving.openai_api import DIGEST_HEADER, create_app
-from distgen.serving.schemas import MAX_BODY_BYTES, MAX_IMAGES
+from distgen.serving.http.app import create_app
+from distgen.serving.http.body import MAX_BODY_BYTES
+from distgen.serving.http.openai.fields import MAX_IMAGES
+from distgen.serving.http.openai.generations import DIGEST_HEADER
+from distgen.serving.making.engine import Engine
 
 PATH = "/v1/images/generations"
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from distgen.serving.batching import Batcher, QueueFullError
+from distgen.serving.making.batching import Batcher, QueueFullError
 
 
 class Gate:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from distgen.serving.encode import encode
-from distgen.serving.engine import Encoding, Order, encode_orders
-from distgen.serving.sampler import Picture
+from distgen.serving.making.encode import encode
+from distgen.serving.making.engine import Encoding, Order, encode_orders
+from distgen.serving.making.sampler import Picture
 
 
 def _pixels(data: bytes) -> np.ndarray:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from distgen.core.spec import ImageSpec
-from distgen.serving.sampler import (
+from distgen.serving.making.sampler import (
     BUCKETS,
     MAX_SEED,
     REFERENCE_BUCKET,

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distgen.serving.sampler import Picture, Sampler, picture_seed
-from distgen.serving.sheets import PAINTED, SheetOptions, grid, walk
+from distgen.serving.making.sampler import Picture, Sampler, picture_seed
+from distgen.serving.making.sheets import PAINTED, SheetOptions, grid, walk
 
 
 def test_a_grid_shows_what_an_endpoint_sends(make_network):

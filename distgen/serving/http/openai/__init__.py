@@ -1,0 +1,1 @@
+"""The OpenAI Images API, for models that know classes and not words."""

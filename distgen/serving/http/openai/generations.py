@@ -1,0 +1,125 @@
+"""`POST /v1/images/generations`."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from distgen.serving.http.body import read_body
+from distgen.serving.http.errors import RequestError, internal_error, request_error
+from distgen.serving.http.openai.fields import ImagesRequest, parse_request
+from distgen.serving.http.openai.planning import Plan, plan
+from distgen.serving.making.batching import QueueFullError
+from distgen.serving.making.engine import Engine, ModelInfo
+
+PATH = "/v1/images/generations"
+DIGEST_HEADER = "x-distgen-digest"
+
+_BODY_SCHEMA = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": ImagesRequest.model_json_schema()}},
+    }
+}
+
+
+class Generations:
+    """Answers requests for pictures. Bodies are checked by hand, so that they have a limit and
+    their errors the API's shape.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._headers = {DIGEST_HEADER: engine.info.digest}
+
+    def add_routes(self, app: FastAPI) -> None:
+        """Add the route, for its errors and its place in the documentation."""
+        app.add_api_route(PATH, self.answer, methods=["POST"], openapi_extra=_BODY_SCHEMA)
+
+    def before(self, app: ASGIApp) -> ASGIApp:
+        """`app`, with this route before it.
+
+        The layers of a web framework cost as much as a picture; this one request skips them.
+        """
+
+        async def images_first(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
+                response = await self.answer(Request(scope, receive))
+                await response(scope, receive, send)
+            else:
+                await app(scope, receive, send)
+
+        return images_first
+
+    async def answer(self, request: Request) -> Response:
+        """Pictures, or the reason why not; never raises."""
+        try:
+            return await self._generate(await read_body(request))
+        except RequestError as error:
+            return await request_error(request, error)
+        except Exception as error:
+            return await internal_error(request, error)
+
+    async def _generate(self, body: bytes) -> Response:
+        engine = self._engine
+        wanted = plan(parse_request(body), engine.info, fresh_seed=secrets.randbits(53))
+        try:
+            files = await engine.generate(wanted.pictures, wanted.encoding)
+        except QueueFullError as error:
+            raise RequestError(
+                f"{engine.waiting} pictures are waiting, and at most {engine.max_waiting} may. "
+                f"Try again in {error.retry_after_s} s, or serve more replicas.",
+                status=HTTPStatus.TOO_MANY_REQUESTS,
+                code="queue_full",
+                retry_after_s=error.retry_after_s,
+            ) from error
+        encoded = [base64.b64encode(file).decode("ascii") for file in files]
+        answer = response_body(wanted, encoded, engine.info, created=int(time.time()))
+        content = json.dumps(answer, separators=(",", ":"))
+        return Response(content, media_type="application/json", headers=self._headers)
+
+
+def response_body(
+    request_plan: Plan, encoded: Sequence[str], info: ModelInfo, created: int
+) -> dict[str, Any]:
+    """The body of the answer.
+
+    Args:
+        request_plan: What was asked for.
+        encoded: Each picture's file in base64.
+        info: The model that made them.
+        created: Unix time.
+    """
+    output_format = request_plan.encoding.format
+    data: list[dict[str, Any]] = []
+    for picture, text in zip(request_plan.pictures, encoded, strict=True):
+        image: dict[str, Any] = (
+            {"url": f"data:image/{output_format};base64,{text}"}
+            if request_plan.as_url
+            else {"b64_json": text}
+        )
+        image["seed"] = picture.seed
+        if picture.label is not None:
+            image["label"] = picture.label
+            image["revised_prompt"] = info.classes[picture.label]
+        data.append(image)
+    moving: dict[str, int] = (
+        {} if info.spec.frames is None else {"frame_rate": request_plan.encoding.rate}
+    )
+    return {
+        "created": created,
+        "data": data,
+        "output_format": output_format,
+        **moving,
+        "size": info.size,
+        "model": info.name,
+        "digest": info.digest,
+    }
