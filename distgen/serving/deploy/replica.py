@@ -20,6 +20,7 @@ from distgen.registry.bundle import load_bundle
 from distgen.registry.resolve import resolve_model
 from distgen.serving.http.app import create_app
 from distgen.serving.making.engine import MAX_WAITING, Engine, info_of, network_of
+from distgen.serving.making.shelf import Shelf
 
 DEPLOYMENT = "images"
 """The deployment's name, under which a Serve config file gives it replicas and GPUs."""
@@ -92,4 +93,4 @@ class _Replica:
 
     def __serve_build_asgi_app__(self) -> Any:
         """The application, once the model is loaded (Ray Serve calls this)."""
-        return create_app(self._engine)
+        return create_app(Shelf([self._engine]))

@@ -1,4 +1,4 @@
-"""The HTTP application around an engine; it knows nothing of Ray.
+"""The HTTP application around a shelf of models; it knows nothing of Ray.
 
     POST /v1/images/generations    GET /v1/models    GET /v1/models/{id}
     GET /livez    GET /readyz    GET /docs
@@ -17,26 +17,25 @@ from starlette.types import ASGIApp
 from distgen.serving.http.errors import add_handlers
 from distgen.serving.http.openai import models
 from distgen.serving.http.openai.generations import Generations
-from distgen.serving.making.engine import Engine
+from distgen.serving.making.shelf import Shelf
 
 
-def create_app(engine: Engine) -> ASGIApp:
-    """The application that answers for one engine."""
-    app = _frame(engine)
-    images = Generations(engine)
+def create_app(shelf: Shelf) -> ASGIApp:
+    """The application that answers for the models of a shelf, and ends them with itself."""
+    app = _frame(shelf)
+    images = Generations(shelf)
     images.add_routes(app)
-    models.add_routes(app, engine)
+    models.add_routes(app, shelf)
     return images.before(app)
 
 
-def _frame(engine: Engine) -> FastAPI:
-    """Everything but the pictures: models, probes, documentation, and errors."""
-    info = engine.info
+def _frame(shelf: Shelf) -> FastAPI:
+    """Everything but pictures and models: probes, documentation, and errors."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await engine.close()
+        await shelf.close()
 
     app = FastAPI(
         title="distgen", summary="Images by class, as the OpenAI API speaks.", lifespan=lifespan
@@ -49,6 +48,7 @@ def _frame(engine: Engine) -> FastAPI:
     @app.get("/readyz")
     async def ready() -> dict[str, str]:
         # An engine exists only once its model is loaded and has run.
+        info = shelf.models()[0]
         return {"status": "ready", "model": info.name, "digest": info.digest}
 
     add_handlers(app)

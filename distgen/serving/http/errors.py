@@ -10,6 +10,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from distgen.serving.making.batching import QueueFullError
+from distgen.serving.making.shelf import UnknownModelError
+
 _log = logging.getLogger(__name__)
 
 
@@ -56,39 +59,66 @@ class RequestError(Exception):
         }
 
 
+def unknown_model(error: UnknownModelError) -> RequestError:
+    """The error for a model that is not served here."""
+    return RequestError(
+        f"The model {shorten(error.name)!r} is not served here. "
+        f"Use {' or '.join(map(repr, error.known))}, or leave the field out.",
+        status=HTTPStatus.NOT_FOUND,
+        param="model",
+        code="model_not_found",
+    )
+
+
+def queue_full(error: QueueFullError) -> RequestError:
+    """The error for a request for which there is no room now."""
+    return RequestError(
+        f"{error.waiting} pictures are waiting, and at most {error.max_waiting} may. "
+        f"Try again in {error.retry_after_s} s, or serve more replicas.",
+        status=HTTPStatus.TOO_MANY_REQUESTS,
+        code="queue_full",
+        retry_after_s=error.retry_after_s,
+    )
+
+
+async def answer_of(request: Request, error: Exception) -> Response:
+    """The answer to a request that ended with an error, whichever it is."""
+    match error:
+        case RequestError():
+            shaped = error
+        case UnknownModelError():
+            shaped = unknown_model(error)
+        case QueueFullError():
+            shaped = queue_full(error)
+        case HTTPException():
+            shaped = _http_error(request, error)
+        case _:
+            _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+            shaped = RequestError(
+                "The pictures could not be made. The endpoint's log says why.",
+                status=HTTPStatus.INTERNAL_SERVER_ERROR,
+                code="internal_error",
+            )
+    headers = dict(getattr(error, "headers", None) or {})
+    if shaped.retry_after_s:
+        headers["retry-after"] = str(shaped.retry_after_s)
+    return JSONResponse(shaped.body(), shaped.status, headers=headers)
+
+
 def add_handlers(app: FastAPI) -> None:
     """Give every error that leaves a route the API's shape."""
-    app.exception_handler(RequestError)(request_error)
-    app.exception_handler(HTTPException)(http_error)
-    app.exception_handler(Exception)(internal_error)
+    for kind in (RequestError, UnknownModelError, QueueFullError, HTTPException, Exception):
+        app.exception_handler(kind)(answer_of)
 
 
-async def request_error(_: Request, error: RequestError) -> Response:
-    """The answer to a request that gets no pictures."""
-    headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s else None
-    return JSONResponse(error.body(), error.status, headers=headers)
-
-
-async def http_error(request: Request, error: HTTPException) -> Response:
-    """Paths and methods that do not exist, in the API's shape."""
+def _http_error(request: Request, error: HTTPException) -> RequestError:
+    """Paths and methods that do not exist."""
     what = f"{request.method} {request.url.path}"
     message = {
         HTTPStatus.NOT_FOUND: f"There is no {what}. See /docs for what there is.",
         HTTPStatus.METHOD_NOT_ALLOWED: f"There is no {what}. See /docs for the methods there are.",
     }.get(HTTPStatus(error.status_code), f"{what}: {error.detail}")
-    shaped = RequestError(message, status=error.status_code, code="not_found")
-    return JSONResponse(shaped.body(), error.status_code, headers=error.headers)
-
-
-async def internal_error(request: Request, error: Exception) -> Response:
-    """The answer where distgen is at fault; the log says why."""
-    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    shaped = RequestError(
-        "The pictures could not be made. The endpoint's log says why.",
-        status=HTTPStatus.INTERNAL_SERVER_ERROR,
-        code="internal_error",
-    )
-    return JSONResponse(shaped.body(), shaped.status)
+    return RequestError(message, status=error.status_code, code="not_found")
 
 
 def shorten(text: str) -> str:

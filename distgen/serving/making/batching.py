@@ -24,11 +24,15 @@ class QueueFullError(Exception):
     """There is no room for this request now.
 
     Args:
-        retry_after_s: When there should be, in whole seconds.
+        waiting: Items that wait or run.
+        max_waiting: How many may.
+        retry_after_s: When there should be room, in whole seconds.
     """
 
-    def __init__(self, retry_after_s: int) -> None:
+    def __init__(self, waiting: int, max_waiting: int, retry_after_s: int) -> None:
         super().__init__(f"the queue is full; try again in {retry_after_s} s")
+        self.waiting = waiting
+        self.max_waiting = max_waiting
         self.retry_after_s = retry_after_s
 
 
@@ -91,7 +95,8 @@ class Batcher(Generic[Item, Draft, Result]):
             return []
         too_many = self.waiting + len(items) - self.max_waiting
         if too_many > 0:
-            raise QueueFullError(max(1, math.ceil(too_many / (self._items_per_s or too_many))))
+            retry_after_s = max(1, math.ceil(too_many / (self._items_per_s or too_many)))
+            raise QueueFullError(self.waiting, self.max_waiting, retry_after_s)
         job: _Job[Item, Result] = _Job(items, asyncio.get_running_loop().create_future(), {})
         self._queue.append(job)
         self.waiting += len(items)

@@ -32,6 +32,7 @@ from distgen.serving.client import Client
 from distgen.serving.deploy.detached import Detached
 from distgen.serving.deploy.endpoint import _wait_until_ready
 from distgen.serving.http.app import create_app
+from distgen.serving.making.shelf import Shelf
 
 GREY = ImageSpec(height=28, width=28, mode="L", classes=("[red]", "[/b]"))
 GAN = GANConfig(latent_dim=16, width=16, conditional=True)
@@ -53,7 +54,7 @@ def served(app: ASGIApp) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def url(make_engine) -> Iterator[str]:
-    with served(create_app(make_engine())) as url:
+    with served(create_app(Shelf([make_engine()]))) as url:
         yield url
 
 

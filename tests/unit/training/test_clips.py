@@ -24,6 +24,7 @@ from distgen.models.single import SingleLatentModel
 from distgen.registry import load_bundle
 from distgen.serving.http.app import create_app
 from distgen.serving.making.engine import Engine, info_of, network_of
+from distgen.serving.making.shelf import Shelf
 from distgen.training import samples, trainer
 from distgen.training.job import TrainJob
 from distgen.training.run import RunFolder, prepare
@@ -152,7 +153,7 @@ def engine_of(run: RunFolder) -> Engine:
 
 
 async def post(engine: Engine, **body: Any) -> tuple[int, dict[str, Any]]:
-    transport = httpx.ASGITransport(app=create_app(engine))
+    transport = httpx.ASGITransport(app=create_app(Shelf([engine])))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         answer = await client.post("/v1/images/generations", content=json.dumps(body))
         return answer.status_code, answer.json()

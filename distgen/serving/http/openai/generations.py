@@ -7,18 +7,17 @@ import json
 import secrets
 import time
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distgen.serving.http.body import read_body
-from distgen.serving.http.errors import RequestError, internal_error, request_error
+from distgen.serving.http.errors import answer_of
 from distgen.serving.http.openai.fields import ImagesRequest, parse_request
 from distgen.serving.http.openai.planning import Plan, plan
-from distgen.serving.making.batching import QueueFullError
-from distgen.serving.making.engine import Engine, ModelInfo
+from distgen.serving.making.engine import ModelInfo
+from distgen.serving.making.shelf import Shelf
 
 PATH = "/v1/images/generations"
 DIGEST_HEADER = "x-distgen-digest"
@@ -36,9 +35,8 @@ class Generations:
     their errors the API's shape.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._headers = {DIGEST_HEADER: engine.info.digest}
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
 
     def add_routes(self, app: FastAPI) -> None:
         """Add the route, for its errors and its place in the documentation."""
@@ -63,28 +61,20 @@ class Generations:
         """Pictures, or the reason why not; never raises."""
         try:
             return await self._generate(await read_body(request))
-        except RequestError as error:
-            return await request_error(request, error)
         except Exception as error:
-            return await internal_error(request, error)
+            return await answer_of(request, error)
 
     async def _generate(self, body: bytes) -> Response:
-        engine = self._engine
-        wanted = plan(parse_request(body), engine.info, fresh_seed=secrets.randbits(53))
-        try:
-            files = await engine.generate(wanted.pictures, wanted.encoding)
-        except QueueFullError as error:
-            raise RequestError(
-                f"{engine.waiting} pictures are waiting, and at most {engine.max_waiting} may. "
-                f"Try again in {error.retry_after_s} s, or serve more replicas.",
-                status=HTTPStatus.TOO_MANY_REQUESTS,
-                code="queue_full",
-                retry_after_s=error.retry_after_s,
-            ) from error
+        wanted = parse_request(body)
+        async with self._shelf.lend(wanted.model) as engine:
+            info = engine.info
+            planned = plan(wanted, info, fresh_seed=secrets.randbits(53))
+            files = await engine.generate(planned.pictures, planned.encoding)
         encoded = [base64.b64encode(file).decode("ascii") for file in files]
-        answer = response_body(wanted, encoded, engine.info, created=int(time.time()))
+        answer = response_body(planned, encoded, info, created=int(time.time()))
         content = json.dumps(answer, separators=(",", ":"))
-        return Response(content, media_type="application/json", headers=self._headers)
+        headers = {DIGEST_HEADER: info.digest}
+        return Response(content, media_type="application/json", headers=headers)
 
 
 def response_body(

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
 
-from distgen.serving.http.errors import RequestError
-from distgen.serving.making.engine import Engine, ModelInfo
+from distgen.serving.making.engine import ModelInfo
+from distgen.serving.making.shelf import Shelf
 
 
-def add_routes(app: FastAPI, engine: Engine) -> None:
+def add_routes(app: FastAPI, shelf: Shelf) -> None:
     """Add `GET /v1/models` and `GET /v1/models/{id}`."""
-    info = engine.info
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [model_body(info)]}
+        """What is served here."""
+        return {"object": "list", "data": [model_body(info) for info in shelf.models()]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        if name != info.name:
-            raise unknown_model(name, info)
-        return model_body(info)
+        """One model."""
+        async with shelf.lend(name) as engine:
+            return model_body(engine.info)
 
 
 def model_body(info: ModelInfo) -> dict[str, Any]:
@@ -42,13 +41,3 @@ def model_body(info: ModelInfo) -> dict[str, Any]:
         "classes": list(info.classes),
         "card": info.card,
     }
-
-
-def unknown_model(name: str, info: ModelInfo) -> RequestError:
-    """The error for a model that is not served here."""
-    return RequestError(
-        f"The model {name!r} is not served here. Use {info.name!r}, or leave the field out.",
-        status=HTTPStatus.NOT_FOUND,
-        param="model",
-        code="model_not_found",
-    )

@@ -11,7 +11,6 @@ from distgen.core.errors import did_you_mean
 from distgen.metrics.animation import FRAMES_PER_SECOND
 from distgen.serving.http.errors import RequestError, shorten
 from distgen.serving.http.openai.fields import ImagesRequest
-from distgen.serving.http.openai.models import unknown_model
 from distgen.serving.making.encode import MOVING_FORMATS, STILL_FORMATS, Format
 from distgen.serving.making.engine import Encoding, ModelInfo
 from distgen.serving.making.sampler import Picture, picture_seed, random_label
@@ -37,10 +36,8 @@ def plan(request: ImagesRequest, info: ModelInfo, fresh_seed: int) -> Plan:
         fresh_seed: Used where the request has no seed.
 
     Raises:
-        RequestError: The model, the size or a class is not what is served.
+        RequestError: The size or a class is not what is served.
     """
-    if request.model is not None and request.model != info.name:
-        raise unknown_model(request.model, info)
     if request.size not in (None, "auto", info.size):
         raise RequestError(
             f"size {request.size!r} is not what this model makes. Use {info.size!r} or 'auto'.",

@@ -21,6 +21,7 @@ from distgen.serving.http.app import create_app
 from distgen.serving.making.encode import encode
 from distgen.serving.making.engine import Engine, ModelInfo
 from distgen.serving.making.sampler import Picture, Sampler
+from distgen.serving.making.shelf import Shelf
 from tests.unit.clip_models import SPEC, tiny_model
 
 INFO = ModelInfo("clips", "d" * 64, "rvae", SPEC, num_classes=0, created=0)
@@ -51,7 +52,7 @@ def test_a_model_says_that_it_makes_clips():
     engine = Engine(tiny_model(), INFO)
 
     async def ask() -> dict[str, object]:
-        transport = httpx.ASGITransport(app=create_app(engine))
+        transport = httpx.ASGITransport(app=create_app(Shelf([engine])))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             answer = await client.get("/v1/models/clips")
         await engine.close()
@@ -72,7 +73,7 @@ def test_a_model_of_pictures_refuses_what_is_for_clips(make_engine, body, param,
     engine = make_engine()
 
     async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(app=create_app(engine))
+        transport = httpx.ASGITransport(app=create_app(Shelf([engine])))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             answer = await client.post("/v1/images/generations", content=json.dumps(body))
         await engine.close()

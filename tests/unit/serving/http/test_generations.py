@@ -22,13 +22,14 @@ from distgen.serving.http.body import MAX_BODY_BYTES
 from distgen.serving.http.openai.fields import MAX_IMAGES
 from distgen.serving.http.openai.generations import DIGEST_HEADER
 from distgen.serving.making.engine import Engine
+from distgen.serving.making.shelf import Shelf
 
 PATH = "/v1/images/generations"
 
 
 @asynccontextmanager
 async def client_of(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(engine), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(create_app(Shelf([engine])), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
     await engine.close()
@@ -334,7 +335,7 @@ def test_a_network_that_fails_is_a_500_in_the_error_shape_and_the_next_request_w
 def test_official_client_gets_pictures_and_typed_errors(make_engine):
     async def run() -> None:
         engine = make_engine()
-        transport = httpx.ASGITransport(create_app(engine))
+        transport = httpx.ASGITransport(create_app(Shelf([engine])))
         async with openai.AsyncOpenAI(
             api_key="none",
             base_url="http://test/v1",
