@@ -16,7 +16,7 @@ from pyarrow import NativeFile, PythonFile
 from pyarrow import fs as pafs
 
 from distgen.core import stores
-from distgen.core.errors import UsageError
+from distgen.core.errors import DataError, UsageError
 from distgen.core.secrets import shielded
 
 T = TypeVar("T")
@@ -109,6 +109,23 @@ class Location:
         except NotADirectoryError:
             return []
         return [self / name for name in sorted(info.base_name for info in found)]
+
+    def refuse_link(self, folder: str) -> None:
+        """See that this is no symbolic link; object stores have none.
+
+        Args:
+            folder: What it lies in, for the message.
+
+        Raises:
+            DataError: It is one.
+        """
+        if self.local is not None and self.local.is_symlink():
+            raise DataError(
+                f"{self.name!r} in {folder} is a link.",
+                where=str(self),
+                cause="a link may lead to what does not belong there, or change under its reader",
+                remedy="put the thing itself there: cp --dereference --recursive",
+            )
 
     def find(self) -> Sequence[str]:
         """Paths of all files below the folder here, from it on; empty where there is no folder."""

@@ -104,7 +104,7 @@ def read_manifest(location: Location) -> tuple[BundleManifest, str]:
             contents differ from it.
     """
     place = location / MANIFEST
-    _refuse_link(place)
+    place.refuse_link("a bundle")
     if not place.is_file():
         raise DataError(
             f"There is no bundle here: the folder has no {MANIFEST}.",
@@ -206,7 +206,7 @@ def parse_card(data: bytes, place: Location) -> Card:
 def _check_folder(location: Location, manifest: BundleManifest) -> None:
     for name, entry in manifest.files.items():
         place = location / name
-        _refuse_link(place)
+        place.refuse_link("a bundle")
         if not place.is_file():
             raise damaged(place, "the file is missing")
         if place.size() != entry.bytes:
@@ -220,16 +220,6 @@ def _check_folder(location: Location, manifest: BundleManifest) -> None:
                 cause="a bundle's digest speaks for all that is in it",
                 remedy="move the file out of the bundle's folder",
             )
-
-
-def _refuse_link(place: Location) -> None:
-    if place.local is not None and place.local.is_symlink():
-        raise DataError(
-            f"The bundle's {place.name} is a link.",
-            where=str(place),
-            cause="a link may lead out of the bundle, or change under a running server",
-            remedy="put the file itself there: cp --dereference",
-        )
 
 
 def _json_object(data: bytes, place: Location) -> dict[str, Any]:

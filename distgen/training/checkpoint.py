@@ -210,8 +210,8 @@ def _restore(
 
 def _read_manifest(checkpoint: Location) -> Manifest:
     place = checkpoint / "manifest.json"
-    _refuse_link(checkpoint)
-    _refuse_link(place)
+    checkpoint.refuse_link("a run's checkpoints")
+    place.refuse_link("a run's checkpoints")
     try:
         if place.size() > MAX_MANIFEST_BYTES:
             raise ValueError(f"it is larger than {MAX_MANIFEST_BYTES:,} bytes")
@@ -228,22 +228,12 @@ def _read_manifest(checkpoint: Location) -> Manifest:
     return manifest
 
 
-def _refuse_link(place: Location) -> None:
-    if place.local is not None and place.local.is_symlink():
-        raise DataError(
-            f"{place.name!r} in a run's checkpoints is a link.",
-            where=str(place),
-            cause="a link may lead to what is not the run's, or change under it",
-            remedy="put the thing itself there: cp --dereference --recursive",
-        )
-
-
 def _read_verified(checkpoint: Location) -> tuple[Manifest, dict[str, bytes]]:
     manifest = _read_manifest(checkpoint)
     blobs: dict[str, bytes] = {}
     for file, expected in manifest.files.items():
         place = checkpoint / file
-        _refuse_link(place)
+        place.refuse_link("a run's checkpoints")
         try:
             # The size first: a file that is not what it was may be larger than memory.
             data = place.read_bytes() if place.size() == expected.bytes else None

@@ -52,6 +52,16 @@ def ray_cluster(own_surroundings: Path) -> Iterator[Connection]:
         yield connection
 
 
+@pytest.fixture
+def two_nodes(own_surroundings: Path) -> Iterator[ClusterState]:
+    """A cluster of two node processes with one core each, for one test that may end them."""
+    state = cluster.up(2, cpus_per_node=1)
+    try:
+        yield state
+    finally:
+        cluster.down()
+
+
 @pytest.fixture(scope="module")
 def nodes(own_surroundings: Path) -> Iterator[ClusterState]:
     """A cluster of two node processes."""

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from distgen.core.config import dump_yaml
-from distgen.launch import cluster, nodes
+from distgen.launch import nodes
 from distgen.launch.state import ClusterState
 from distgen.training.local import train_here
 from distgen.training.run import RunFolder
@@ -24,15 +24,6 @@ from tests.ray.conftest import MakeJob, losses
 
 PATIENCE_S = 240.0
 """That something which takes seconds on an idle machine may take here."""
-
-
-@pytest.fixture
-def two_nodes(own_surroundings: Path) -> Iterator[ClusterState]:
-    state = cluster.up(2, cpus_per_node=1)
-    try:
-        yield state
-    finally:
-        cluster.down()
 
 
 def wait_until(condition: Callable[[], Any], driver: subprocess.Popen) -> None:

@@ -42,16 +42,6 @@ with connect("auto"):
 """
 
 
-@pytest.fixture
-def nodes(own_surroundings: Path) -> Iterator[ClusterState]:
-    """A cluster of two node processes with one core each."""
-    state = cluster.up(2, cpus_per_node=1)
-    try:
-        yield state
-    finally:
-        cluster.down()
-
-
 def send(jobs: Jobs, job: TrainJob) -> str:
     return jobs.submit(dump_yaml(job), name=job.name, kind="train", storage=job.storage)
 
@@ -87,9 +77,9 @@ def quiet(state: ClusterState) -> set[str]:
 
 
 def test_twenty_jobs_at_once_all_end_and_leave_nothing(
-    nodes: ClusterState, make_job: MakeJob, tmp_path: Path
+    two_nodes: ClusterState, make_job: MakeJob, tmp_path: Path
 ) -> None:
-    before, temporary = quiet(nodes), set(sent_from())
+    before, temporary = quiet(two_nodes), set(sent_from())
     sent = [
         make_job(
             "vae",
@@ -100,7 +90,7 @@ def test_twenty_jobs_at_once_all_end_and_leave_nothing(
         )
         for number in range(COUNT)
     ]
-    jobs = Jobs(nodes.dashboard_url)
+    jobs = Jobs(two_nodes.dashboard_url)
     with ThreadPoolExecutor(COUNT) as threads:
         ids = list(threads.map(lambda job: send(jobs, job), sent))
     heavy: list[int] = []
@@ -108,7 +98,7 @@ def test_twenty_jobs_at_once_all_end_and_leave_nothing(
 
     def over() -> bool:
         nonlocal waited
-        seen = drivers(nodes)
+        seen = drivers(two_nodes)
         heavy.append(sum(seen.values()))
         waited = max(waited, len(seen) - heavy[-1])
         return all(info.over for info in infos(jobs, ids))
@@ -126,8 +116,8 @@ def test_twenty_jobs_at_once_all_end_and_leave_nothing(
         [sys.executable, "-c", LOOK_FOR_LEFTOVERS], capture_output=True, text=True
     )
     assert answer.stdout.split() == ["0", "[]"], answer.stdout + answer.stderr
-    wait_until(lambda: not drivers(nodes))
-    wait_until(lambda: quiet(nodes) <= before | {"ray::DashboardAgent", "ray::RuntimeEnvAgent"})
+    wait_until(lambda: not drivers(two_nodes))
+    wait_until(lambda: quiet(two_nodes) <= before | {"ray::DashboardAgent", "ray::RuntimeEnvAgent"})
     assert set(sent_from()) <= temporary
 
 
