@@ -28,6 +28,8 @@ LOOK_TIMEOUT_S = 20.0
 """Time that the stacks of one process may take."""
 NODE_TIMEOUT_S = 60.0
 """Time after which a node that was asked about its ranks is left to Ray, which will lose it."""
+LOST_TIMEOUT_S = 3.0
+"""The same, where Ray has lost ranks meanwhile."""
 
 
 class Silence:
@@ -73,26 +75,48 @@ class Finding:
     """Where each of its threads is, or why that cannot be seen."""
 
 
-def look_into(members: Sequence[Member]) -> list[Finding]:
-    """What the ranks are doing, by rank; of a node that does not answer, that."""
-    by_node: dict[str, list[Member]] = defaultdict(list)
-    for member in members:
-        by_node[member.node].append(member)
-    asked = {
-        node: _there(node).remote([(each.pid, each.started) for each in ranks])
-        for node, ranks in by_node.items()
-    }
-    findings = []
-    for node, answer in asked.items():
-        try:
-            seen = ray.get(answer, timeout=NODE_TIMEOUT_S)
-        except (ray.exceptions.RayError, TimeoutError) as error:
-            why = " ".join(str(error).split())[:200]
-            seen = [("on a node that does not answer", why)] * len(by_node[node])
-        findings += [
-            Finding(member.rank, *each) for member, each in zip(by_node[node], seen, strict=True)
+class Look:
+    """A look at what the ranks do, which ends them; the driver goes on while it lasts.
+
+    Args:
+        members: The ranks.
+        clock: Seconds of a clock that nobody sets.
+    """
+
+    def __init__(
+        self, members: Sequence[Member], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        by_node: dict[str, list[Member]] = defaultdict(list)
+        for member in members:
+            by_node[member.node].append(member)
+        self._asked = [
+            (ranks, _there(node).remote([(each.pid, each.started) for each in ranks]))
+            for node, ranks in by_node.items()
         ]
-    return sorted(findings, key=lambda finding: finding.rank)
+        self._clock = clock
+        self._until = clock() + NODE_TIMEOUT_S
+
+    def hurry(self) -> None:
+        """The ranks are lost anyway: give nodes that have not answered a moment more."""
+        self._until = min(self._until, self._clock() + LOST_TIMEOUT_S)
+
+    def findings(self) -> list[Finding] | None:
+        """What was found, by rank; None while a node may still answer."""
+        answers = [answer for _, answer in self._asked]
+        _, waiting = ray.wait(answers, num_returns=len(answers), timeout=0)
+        if waiting and self._clock() < self._until:
+            return None
+        found = [each for ranks, answer in self._asked for each in _found(ranks, answer)]
+        return sorted(found, key=lambda finding: finding.rank)
+
+
+def _found(ranks: Sequence[Member], answer: ray.ObjectRef) -> list[Finding]:
+    try:
+        seen = ray.get(answer, timeout=0)
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        why = " ".join(str(error).split())[:200]
+        seen = [("on a node that does not answer", why)] * len(ranks)
+    return [Finding(member.rank, *each) for member, each in zip(ranks, seen, strict=True)]
 
 
 def _there(node: str) -> ray.remote_function.RemoteFunction:
