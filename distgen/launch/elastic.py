@@ -18,6 +18,7 @@ from distgen.core.errors import PreemptedError, TrainingError
 from distgen.launch.cluster import Connection, slots
 from distgen.launch.faults import WorkersLostError
 from distgen.launch.leaving import NodeLeavingError
+from distgen.launch.setbacks import Setbacks
 from distgen.launch.turns import somebody_waits
 from distgen.training.job import TrainJob
 from distgen.training.outcome import Outcome
@@ -67,7 +68,8 @@ class Elastic:
             PreemptedError: A stop was asked for; the checkpoint is written.
             TrainingError: The workers failed too often, or there is no room for the fewest.
         """
-        failures, before = 0, 0
+        before = 0
+        setbacks = Setbacks(self._folder.checkpoints, self._job.scaling.max_failures)
         while True:
             size = self._wait_for_room(stops)
             if before and size != before:
@@ -84,8 +86,7 @@ class Elastic:
                 if any(stop.is_set() for stop in stops) or not more.is_set():
                     raise
             except WorkersLostError:
-                failures += 1
-                if failures > self._job.scaling.max_failures:
+                if not setbacks.one_more():
                     raise
 
     def _images_seen(self) -> int:

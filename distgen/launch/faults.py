@@ -13,6 +13,7 @@ import ray.train
 
 from distgen.core.errors import DistgenError, TrainingError
 from distgen.launch.leaving import NodeLeavingError
+from distgen.launch.setbacks import Setbacks
 from distgen.launch.telemetry import Telemetry
 
 T = TypeVar("T")
@@ -26,45 +27,62 @@ class ControllerLostError(WorkersLostError):
     """The process of Ray's that looks after the workers has died, and they with it."""
 
 
-def persevere(launch: Callable[[], T], max_failures: int) -> T:
+def persevere(launch: Callable[[], T], setbacks: Setbacks) -> T:
     """What a launch returns, launched again where Ray does not do that by itself.
 
     Args:
         launch: Goes on from the last checkpoint.
-        max_failures: Times that its controller may die.
+        setbacks: How often its controller may die.
 
     Raises:
         ControllerLostError: It died more often.
     """
-    failures = 0
     while True:
         try:
             return launch()
         except NodeLeavingError:
             continue  # the checkpoint is written, and there is room elsewhere, or there will be
         except ControllerLostError:
-            failures += 1
-            if failures > max_failures:
+            if not setbacks.one_more():
                 raise
 
 
-class GiveUpOnKnownErrors(ray.train.UserCallback):  # type: ignore[misc]
-    """Ends a run at once on errors that another attempt would only repeat.
+class GiveUp(ray.train.UserCallback):  # type: ignore[misc]
+    """Ends a run on errors that another attempt would repeat, and after too many failures in a row.
 
-    Ray Train would restart the workers for any exception. An error raised from here is the
-    controller's own, which it does not retry, and it reaches the driver whole.
+    Ray Train would restart the workers for any exception, and counts failures over the whole run.
+    An error raised from here is the controller's own, which it does not retry, and it reaches the
+    driver whole.
+
+    Args:
+        telemetry: Told of each fault.
+        setbacks: How often workers may fail.
+        where: The run's folder, for the message.
     """
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    def __init__(self, telemetry: Telemetry, setbacks: Setbacks, where: str) -> None:
         self._telemetry = telemetry
+        self._setbacks = setbacks
+        self._where = where
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
-        """Raise what cannot be cured by a restart; report the rest as a fault."""
+        """Raise what ends the run; report what no other attempt would repeat."""
         for error in worker_exceptions.values():
             known = unwrap(error)
             if known is not None:
                 raise known
-        self._telemetry.fault(root_cause(worker_exceptions))
+        cause = root_cause(worker_exceptions)
+        self._telemetry.fault(cause)
+        if not self._setbacks.one_more():
+            count = self._setbacks.count
+            often = "once" if count == 1 else f"{count} times without a new checkpoint between them"
+            raise WorkersLostError(
+                f"The workers failed {often}; the run is given up.",
+                where=self._where,
+                cause=cause,
+                remedy="the same command resumes; Ray's logs are in its session's folder, "
+                "and its dashboard shows them",
+            )
 
 
 def unwrap(error: BaseException | None) -> DistgenError | None:

@@ -23,19 +23,18 @@ from distgen.launch.cluster import Connection, connect
 from distgen.launch.elastic import Elastic
 from distgen.launch.faults import (
     ControllerLostError,
-    GiveUpOnKnownErrors,
-    WorkersLostError,
+    GiveUp,
     persevere,
-    root_cause,
     unwrap,
 )
 from distgen.launch.leaving import Leaving, NodeLeavingError
 from distgen.launch.monitoring import RunMetrics
 from distgen.launch.network import Ranks
 from distgen.launch.preflight import require_fit_nodes, require_room
+from distgen.launch.setbacks import Setbacks
 from distgen.launch.telemetry import Member, News, Telemetry
 from distgen.launch.turns import Turn, shares
-from distgen.launch.watchdog import Silence, look_into
+from distgen.launch.watchdog import Finding, Look, Silence
 from distgen.launch.worker import run_rank
 from distgen.training.job import TrainJob
 from distgen.training.local import stop_on_signals
@@ -105,7 +104,8 @@ def run(
                 return _Launch(sized, folder, connection, told).run(stops, more)
 
             if not job.scaling.is_elastic:
-                return persevere(lambda: launch(job), job.scaling.max_failures)
+                setbacks = Setbacks(folder.checkpoints, job.scaling.max_failures)
+                return persevere(lambda: launch(job), setbacks)
             return Elastic(job, folder, connection, launch, on_message).run(stops)
 
 
@@ -164,6 +164,7 @@ class _Launch:
         self._images_seen = 0
         self._members: list[Member] = []
         self._silence = Silence(job.scaling.patience_s)
+        self._look: Look | None = None
         self._leaving = Leaving()
 
     def run(self, stops: Sequence[threading.Event], more: threading.Event | None = None) -> Outcome:
@@ -183,6 +184,7 @@ class _Launch:
 
     def _trainer(self, telemetry: Telemetry, storage: Location) -> DataParallelTrainer:
         scaling = self._job.scaling
+        setbacks = Setbacks(self._folder.checkpoints, scaling.max_failures)
         # Plain data: what is typed would make the controller load the whole trainer to read it.
         told = {"job": self._job.model_dump(mode="json"), "telemetry": telemetry}
         return DataParallelTrainer(
@@ -198,10 +200,11 @@ class _Launch:
                 name=self._job.name,
                 storage_path=storage.path,
                 storage_filesystem=storage.filesystem,
+                # It is for `GiveUp` to say when workers have failed too often.
                 failure_config=FailureConfig(
-                    max_failures=scaling.max_failures, controller_failure_limit=START_ATTEMPTS
+                    max_failures=-1, controller_failure_limit=START_ATTEMPTS
                 ),
-                callbacks=[GiveUpOnKnownErrors(telemetry)],
+                callbacks=[GiveUp(telemetry, setbacks, self._where())],
             ),
         )
 
@@ -225,7 +228,12 @@ class _Launch:
             if over:
                 return leaves and not wanted
             if self._silence.is_too_long():
-                self._end_what_hangs()
+                self._silence.forget()
+                self._look = Look(self._members)
+            findings = self._look.findings() if self._look is not None else None
+            if findings is not None:
+                self._tell_what_hung(findings)
+                self._look = None
             leavers = [] if asked else self._leaving.among(self._members)
             room = more is not None and more.is_set()
             if asked or not (wanted or leavers or room):
@@ -255,6 +263,8 @@ class _Launch:
         for event in news.events:
             self._metrics.event(event)
         for fault in news.faults:
+            if self._look is not None:
+                self._look.hurry()
             self._tell("workers lost", cause=fault)
             self._on_message(f"Workers lost, {fault}. Restarting from the last checkpoint.")
         self._attempts = news.attempts
@@ -272,10 +282,8 @@ class _Launch:
             wanted |= self._on_tick(tick)
         return wanted
 
-    def _end_what_hangs(self) -> None:
-        """Write down where each rank is, and end them all: none can go on without the others."""
-        self._silence.forget()
-        findings = look_into(self._members)
+    def _tell_what_hung(self, findings: Sequence[Finding]) -> None:
+        """Write down where each rank was when all were ended: none can go on without the others."""
         folder = (self._folder.location / "stacks").make_dir()
         for finding in findings:
             name = f"{self._images_seen:012d}-rank-{finding.rank}.txt"
@@ -321,13 +329,6 @@ class _Launch:
         known = unwrap(error)
         if known is not None:
             return known
-        if isinstance(error, ray.train.WorkerGroupError):
-            return WorkersLostError(
-                f"The workers failed {self._attempts} times; the run is given up.",
-                where=self._where(),
-                cause=root_cause(error.worker_failures),
-                remedy=f"the same command resumes; {self._logs()}",
-            )
         if isinstance(error, ray.train.ControllerError):
             return self._explain_controller(error.controller_failure)
         if isinstance(error, ray.exceptions.RayActorError):

@@ -29,7 +29,7 @@ class ScalingConfig(Config):
     gpus_per_worker: NonNegativeFloat = 0
     """GPUs that Ray reserves for a worker."""
     max_failures: NonNegativeInt = 3
-    """Worker group restarts after faults before the run is given up."""
+    """Restarts after faults, with no new checkpoint between them, before the run is given up."""
     patience_s: PositiveFloat = 600.0
     """Seconds without news from the workers after which they are looked into, ended and restarted;
     healthy ones are heard every few seconds. Longer than the longest step."""

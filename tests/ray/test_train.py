@@ -100,7 +100,7 @@ def test_finished_run_is_left_alone(whole: TrainJob) -> None:
 @pytest.mark.slow
 def test_run_is_given_up_after_its_last_failure(make_job: MakeJob) -> None:
     job = make_job("vae", scaling__max_failures=0)
-    with pytest.raises(TrainingError, match=r"(?s)failed 1 times.*process died.*resumes"):
+    with pytest.raises(TrainingError, match=r"(?s)failed once.*process died.*resumes"):
         train.run(job, on_tick=KillOnce(job), on_message=lambda _: None)
     assert len(events(job, "workers running")) == 1
 

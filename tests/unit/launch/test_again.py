@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import pytest
 import ray
 
 from distgen.core.config import parse
-from distgen.core.errors import PreemptedError
+from distgen.core.errors import PreemptedError, UsageError
 from distgen.core.storage import locate
 from distgen.launch.cluster import Connection
-from distgen.launch.faults import ControllerLostError, WorkersLostError, persevere
+from distgen.launch.faults import ControllerLostError, GiveUp, WorkersLostError, persevere
 from distgen.launch.leaving import Leaving, NodeLeavingError
 from distgen.launch.monitoring import RunMetrics
+from distgen.launch.setbacks import Setbacks
 from distgen.launch.telemetry import Member
 from distgen.launch.train import _Launch, _Told
 from distgen.training.job import TrainJob
@@ -33,21 +35,66 @@ def launches(*fates: Exception | str) -> Callable[[], str]:
     return launch
 
 
-def test_a_controller_may_die_as_often_as_workers_may_fail() -> None:
+def at_most(limit: int, folder: Path) -> Setbacks:
+    return Setbacks(locate(folder / "checkpoints"), limit)
+
+
+def test_a_controller_may_die_as_often_as_workers_may_fail(tmp_path: Path) -> None:
     lost = ControllerLostError("it died")
-    assert persevere(launches(lost, lost, "done"), max_failures=2) == "done"
+    assert persevere(launches(lost, lost, "done"), at_most(2, tmp_path)) == "done"
     with pytest.raises(ControllerLostError):
-        persevere(launches(lost, lost, lost, "done"), max_failures=2)
+        persevere(launches(lost, lost, lost, "done"), at_most(2, tmp_path))
 
 
-def test_a_node_that_leaves_is_no_failure() -> None:
+def test_a_node_that_leaves_is_no_failure(tmp_path: Path) -> None:
     leaves = NodeLeavingError("its node leaves")
-    assert persevere(launches(leaves, leaves, "done"), max_failures=0) == "done"
+    assert persevere(launches(leaves, leaves, "done"), at_most(0, tmp_path)) == "done"
 
 
-def test_whoever_asks_for_a_stop_gets_it() -> None:
+def test_whoever_asks_for_a_stop_gets_it(tmp_path: Path) -> None:
     with pytest.raises(PreemptedError):
-        persevere(launches(PreemptedError("stopped"), "done"), max_failures=3)
+        persevere(launches(PreemptedError("stopped"), "done"), at_most(3, tmp_path))
+
+
+def test_failures_count_from_the_newest_whole_checkpoint(tmp_path: Path) -> None:
+    setbacks = pickle.loads(pickle.dumps(at_most(2, tmp_path)))  # as it travels to the controller
+
+    def reaches(images: int, *, whole: bool = True) -> None:
+        folder = tmp_path / "checkpoints" / f"{images:012d}"
+        folder.mkdir(parents=True)
+        if whole:
+            (folder / "manifest.json").write_text("{}")
+
+    def fates(number: int) -> list[bool]:
+        return [setbacks.one_more() for _ in range(number)]
+
+    assert fates(2) == [True, True]
+    reaches(160)
+    assert fates(2) == [True, True]
+    reaches(320, whole=False)
+    assert fates(1) == [False], "half a checkpoint is no progress"
+    reaches(480)
+    assert fates(3) == [True, True, False]
+
+
+class Faults:
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def fault(self, text: str) -> None:
+        self.told.append(text)
+
+
+def test_a_run_is_given_up_where_its_workers_fail_again_and_again(tmp_path: Path) -> None:
+    telemetry = Faults()
+    callback = GiveUp(telemetry, at_most(1, tmp_path), str(tmp_path))  # type: ignore[arg-type]
+    died: dict[int, Exception] = {1: RuntimeError("out of luck")}
+    callback.after_exception(None, died)
+    with pytest.raises(WorkersLostError, match=r"(?s)failed 2 times.*rank 1: out of luck.*resumes"):
+        callback.after_exception(None, died)
+    assert telemetry.told == ["rank 1: out of luck"] * 2
+    with pytest.raises(UsageError, match="no such shard set"):
+        callback.after_exception(None, {0: UsageError("There is no such shard set.")})
 
 
 def test_only_ranks_whose_node_leaves_are_concerned() -> None:
