@@ -54,8 +54,6 @@ PACE = {
     "scaling__max_failures": 100_000,
     "scaling__patience_s": 12.0,
 }
-PAUSE_S = 10.0
-"""Longest time that the run is left alone between two faults."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +91,13 @@ class Soak:
         cluster: The hosts.
         folder: Keeps what has been done.
         seed: Of what is drawn.
+        pause_s: Longest time that the run is left alone between two faults.
     """
 
-    def __init__(self, cluster: Cluster, folder: Path, seed: int) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, seed: int, pause_s: float) -> None:
         self.cluster = cluster
         self.seed = seed
+        self.pause_s = pause_s
         self.journal = folder / "faults.jsonl"
         self.copy = folder / "run"
         store = cluster.store
@@ -117,7 +117,7 @@ class Soak:
         number = len(self.done())
         draw = random.Random(f"{self.seed} {number}")
         name = draw.choice(sorted(KINDS))
-        time.sleep(draw.uniform(0.0, PAUSE_S))
+        time.sleep(draw.uniform(0.0, self.pause_s))
         self._progresses()
         kind, at = KINDS[name], time.time()
         before = len(self.run.events("workers running"))
@@ -231,6 +231,7 @@ def main() -> None:
     parser.add_argument("--faults", type=int, help="how many; by default until the hours are over")
     parser.add_argument("--hours", type=float, default=2.0, help="where --faults is not given")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pause", type=float, default=10.0, help="longest time between two, in s")
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp/distgen-soak"))
     parser.add_argument("--fresh", action="store_true", help="forget what has been done")
     options = parser.parse_args()
@@ -247,7 +248,7 @@ def main() -> None:
     print(HEADER, flush=True)
     with three_hosts() as cluster:
         cluster.store.upload(shards, "digits")
-        soak = Soak(cluster, folder, options.seed)
+        soak = Soak(cluster, folder, options.seed, options.pause)
 
         def is_over() -> bool:
             if options.faults is not None:
