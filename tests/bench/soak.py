@@ -18,6 +18,7 @@ import argparse
 import json
 import random
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
@@ -244,6 +245,8 @@ def main() -> None:
     shards = folder / "digits"
     if not (shards / "train" / "manifest.json").is_file():
         build("digits", str(shards))
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
+        signal.signal(number, signal.default_int_handler)
     began = time.monotonic()
     print(HEADER, flush=True)
     with three_hosts() as cluster:
