@@ -229,7 +229,8 @@ def test_what_looks_like_markup_is_shown_as_it_is(capsys, tmp_path: Path):
         name="fashion",
         images_seen=0,
     )
-    cli._announce("http://[fe80::1]:8000", inspect_bundle(location), as_json=False)
+    infos = [("fashion", inspect_bundle(location))]
+    cli._announce("http://[fe80::1]:8000", infos, as_json=False)
     shown = capsys.readouterr().out
     assert "fashion is served at http://[fe80::1]:8000" in shown
     assert "[red], [/b]" in shown
