@@ -152,7 +152,7 @@ def references(models: Sequence[str | Location], root: str = "models") -> tuple[
             raise UsageError(
                 f"Two models would be called {reference.name!r}.",
                 where=str(model),
-                remedy=f"give one another name: {reference.name}-2={model}",
+                remedy=f"give one another name: {_base(reference.name)}-2=MODEL",
             )
         found.append(reference)
     return tuple(found)
@@ -186,7 +186,7 @@ def _longer_name(reference: Reference) -> str:
 def names_of(reference: Reference, standing: Standing) -> dict[str, Edition | None]:
     """All names that clients may use, and what each means; None: the choice is left open."""
     names: dict[str, Edition | None] = {reference.name: None}
-    base = re.split("[@:]", reference.name)[0]
+    base = _base(reference.name)
     if reference.follows and reference.alias is not None:
         names.setdefault(f"{base}@{reference.alias}", standing.champion)
     if standing.trial is not None:
@@ -195,3 +195,7 @@ def names_of(reference: Reference, standing: Standing) -> dict[str, Edition | No
         if edition is not None and edition.version is not None:
             names.setdefault(f"{base}:{edition.version}", edition)
     return names
+
+
+def _base(name: str) -> str:
+    return re.split("[@:]", name)[0]
