@@ -92,25 +92,49 @@ def promote(
         str | None, typer.Option(help="Name to keep it under; by default the bundle's own.")
     ] = None,
     alias: _ALIAS = "champion",
+    canary: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Try it on this share of the model's requests, such as 0.1; the champion stays.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Promote a model that is worse or not comparable.")
     ] = False,
     root: _ROOT = "models",
     as_json: _JSON = False,
 ) -> None:
-    """Keep a model as a version and point an alias to it, if it is no worse than what is there."""
-    from distgen.registry import ModelStore, inspect_bundle, resolve_model
+    """Keep a model as a version and point an alias to it, if it is no worse than what is there.
 
+    Endpoints that serve NAME follow within seconds and drop no request.
+    """
+    from distgen.core.errors import UsageError
+    from distgen.registry import ModelStore, inspect_bundle, resolve_model
+    from distgen.registry.resolve import is_store_name
+    from distgen.registry.store import CANARY, CHAMPION
+
+    if canary is not None and alias not in (CHAMPION, CANARY):
+        raise UsageError("--canary and --alias name different aliases.", remedy="leave one out")
     store = ModelStore(root)
     bundle = resolve_model(model, root)
+    if name is None and is_store_name(model, root):
+        name = store.parse(model)[0]  # it may be kept under another name than its maker's
     kept = name or inspect_bundle(bundle).name
+    alias = alias if canary is None else CANARY
     before = store.aliases(kept).get(alias)
-    version = store.promote(bundle, name, alias, force=force)
+    version = store.promote(bundle, name, alias, share=canary, force=force)
     if as_json:
-        print_json({"name": kept, "version": version, "alias": alias, "before": before})
+        share = {} if canary is None else {"share": canary}
+        print_json({"name": kept, "version": version, "alias": alias, "before": before, **share})
         return
     was = f" (was {kept}:{before})" if before not in (None, version) else ""
-    console.print(f"{kept}@{alias} is {kept}:{version}{was}")
+    on = f" on {canary:.3g} of the requests" if canary is not None else ""
+    console.print(f"{kept}@{alias} is {kept}:{version}{on}{was}")
+    if canary is not None:
+        console.print(f"  keep it  distgen models promote {kept}:{version}")
+        console.print(f"  end it   distgen models rollback {kept} --alias {CANARY}")
+        return
     console.print(f"  next     distgen serve {kept}@{alias}")
 
 
@@ -118,12 +142,19 @@ def promote(
 def rollback(
     name: _NAME, alias: _ALIAS = "champion", root: _ROOT = "models", as_json: _JSON = False
 ) -> None:
-    """Point an alias back to the version from before its last promotion."""
+    """Point an alias back to the version from before its last promotion; end a trial."""
     from distgen.registry import ModelStore
+    from distgen.registry.store import CANARY
 
     store = ModelStore(root)
     before = store.aliases(name).get(alias)
     version = store.rollback(name, alias)
+    if alias == CANARY:
+        if as_json:
+            print_json({"name": name, "version": None, "alias": alias, "before": before})
+        else:
+            console.print(f"{name}:{version} is on trial no longer")
+        return
     if as_json:
         print_json({"name": name, "version": version, "alias": alias, "before": before})
         return

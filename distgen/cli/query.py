@@ -52,6 +52,10 @@ def query(
     url: Annotated[
         str, typer.Option(help="The endpoint.", envvar="DISTGEN_URL")
     ] = "http://127.0.0.1:8000",
+    model: Annotated[
+        str | None,
+        typer.Option(help="name, name@alias or name:version; by default the endpoint's first."),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Same seed, same pictures; without it one is drawn.")
     ] = None,
@@ -64,7 +68,7 @@ def query(
     from distgen.serving.client import Client
 
     place, folder = _places(out, each, show)
-    answer = Client(url).generate(prompt, count, seed, truncation)
+    answer = Client(url).generate(prompt, count, seed, truncation, model=model)
     _save(place, _shown(answer.images_nhwc, place.name))
     files = _save_each(folder, answer) if folder else []
     if as_json:

@@ -9,9 +9,11 @@ import typer
 from distgen.cli.console import console, err_console, print_json, strong
 
 if TYPE_CHECKING:
-    from distgen.core.storage import Location
+    from collections.abc import Sequence
+
     from distgen.registry.bundle import BundleInfo
     from distgen.serving.deploy.detached import Detached
+    from distgen.serving.making.references import Reference
 
 endpoint_app = typer.Typer(
     help="Look at and end endpoints that `distgen serve --detach` started.", no_args_is_help=True
@@ -21,9 +23,13 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def serve(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="A run, a bundle, name, name@alias or name:version."),
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Each a run, a bundle, name, name@alias or name:version; NAME=MODEL serves it as "
+            "NAME. Names and aliases are followed when they are promoted.",
+        ),
     ],
     port: Annotated[
         int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)
@@ -37,6 +43,14 @@ def serve(
     gpus_per_replica: Annotated[
         float, typer.Option(help="GPUs of each replica; a fraction shares one.", min=0)
     ] = 0.0,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="The most that weights may take in a replica, such as 2GiB; models beyond it are "
+            "loaded when they are asked for.",
+        ),
+    ] = None,
     root: Annotated[str, typer.Option(help="Path of the model store.")] = "models",
     address: Annotated[
         str | None,
@@ -47,15 +61,15 @@ def serve(
     ] = False,
     as_json: _JSON = False,
 ) -> None:
-    """Serve a model over HTTP as the OpenAI Images API, until Ctrl-C."""
-    from distgen.registry.bundle import inspect_bundle
-    from distgen.registry.resolve import resolve_model
+    """Serve models over HTTP as the OpenAI Images API, until Ctrl-C; the first is the default."""
+    from distgen.serving.making.references import references
 
-    location = resolve_model(model, root)
-    info = inspect_bundle(location)
+    memory_bytes = _bytes_of(memory)
+    infos = [(found.name, _inspected(found)) for found in references(models, root)]
     if not detach:
-        options = {"replicas": replicas, "gpus_per_replica": gpus_per_replica}
-        _serve_here(location, info, address, as_json, host=host, port=port, **options)
+        options: dict[str, Any] = {"replicas": replicas, "gpus_per_replica": gpus_per_replica}
+        options |= {"root": root, "memory_bytes": memory_bytes}
+        _serve_here(models, infos, address, as_json, host=host, port=port, **options)
         return
     from distgen.core.ports import url_of
     from distgen.serving.deploy import detached
@@ -63,12 +77,15 @@ def serve(
     # With an address the endpoint listens on that cluster's head, which looks at the port itself.
     if address is None or not port:
         port = _free_to_use(host, port)
-    arguments = [location.url, f"--port={port}", f"--host={host}"]
+    arguments = [f"--port={port}", f"--host={host}", f"--root={root}"]
     arguments += [f"--replicas={replicas}", f"--gpus-per-replica={gpus_per_replica}"]
+    arguments += [f"--memory={memory_bytes}"] if memory_bytes else []
     arguments += [f"--address={address}"] if address else []
-    with err_console.status(f"Starting {info.name} ..."):
-        endpoint = detached.start(arguments, model=model, url=url_of(host, port))
-    _announce(endpoint.url, info, as_json)
+    with err_console.status(f"Starting {_names(infos)} ..."):
+        endpoint = detached.start(
+            [*arguments, "--", *models], model=" ".join(models), url=url_of(host, port)
+        )
+    _announce(endpoint.url, infos, as_json)
     if not as_json:
         console.print(f"  log      {endpoint.log}")
         console.print("  stop     distgen endpoint stop")
@@ -144,8 +161,32 @@ def _stop_on_cluster(address: str, as_json: bool) -> None:
         console.print(f"{what} on {address} {'has ended' if stopped else 'runs'}.")
 
 
+def _bytes_of(memory: str | None) -> int | None:
+    from distgen.core.errors import UsageError
+    from distgen.core.sizes import parse_bytes
+
+    try:
+        return None if memory is None else parse_bytes(memory)
+    except ValueError as error:
+        raise UsageError(f"{error}.", where="--memory", remedy="--memory 2GiB") from error
+
+
+def _inspected(reference: Reference) -> BundleInfo:
+    from distgen.registry.bundle import inspect_bundle
+
+    return inspect_bundle(reference.standing().champion.location)
+
+
+def _names(infos: Sequence[tuple[str, BundleInfo]]) -> str:
+    return ", ".join(name for name, _ in infos)
+
+
 def _serve_here(
-    location: Location, info: BundleInfo, address: str | None, as_json: bool, **placement: Any
+    models: Sequence[str],
+    infos: Sequence[tuple[str, BundleInfo]],
+    address: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Serve until a signal."""
     import signal
@@ -155,14 +196,14 @@ def _serve_here(
     from distgen.serving.deploy.endpoint import running
 
     if address is None:
-        _free_to_use(placement["host"], placement["port"])
+        _free_to_use(options["host"], options["port"])
     try:
         with ExitStack() as stack:
-            with err_console.status(f"Starting {info.name} ..."):
+            with err_console.status(f"Starting {_names(infos)} ..."):
                 stack.enter_context(connect(address))
                 end_on_signals()  # Ray would end the process where it stands
-                url = stack.enter_context(running(location, **placement))
-            _announce(url, info, as_json)
+                url = stack.enter_context(running(*models, **options))
+            _announce(url, infos, as_json)
             if not as_json:
                 console.print("  stop     Ctrl-C")
             while True:
@@ -203,21 +244,27 @@ def _free_to_use(host: str, port: int) -> int:
     return port
 
 
-def _announce(url: str, info: BundleInfo, as_json: bool) -> None:
+def _announce(url: str, infos: Sequence[tuple[str, BundleInfo]], as_json: bool) -> None:
     from distgen.serving.making.engine import card_line
 
+    first, info = infos[0]
     if as_json:
-        print_json({"url": url, "model": info.name, "digest": info.digest})
+        rows = [{"name": name, "digest": one.digest} for name, one in infos]
+        print_json({"url": url, "model": first, "digest": info.digest, "models": rows})
         return
-    classes = info.spec.classes if getattr(info.config.model, "conditional", False) else ()
-    prompt = classes[0] if classes else "random"
-    console.print(strong(info.name, f" is served at {url}"))
-    about = f"{info.digest[:12]}  {card_line(info)}".rstrip()
-    console.print(f"  bundle   {about}")
-    if classes:
-        console.print(f"  classes  {', '.join(classes)}")
+    for name, one in infos:
+        console.print(strong(name, f" is served at {url}"))
+        about = f"{one.digest[:12]}  {card_line(one)}".rstrip()
+        console.print(f"  bundle   {about}")
+        if classes := _classes(one):
+            console.print(f"  classes  {', '.join(classes)}")
+    prompt = (_classes(info) or ("random",))[0]
     console.print(
         f"  try      curl -s {url}/v1/images/generations -d "
         f'\'{{"prompt": "{prompt}", "n": 4, "seed": 7}}\'',
     )
     console.print(f'  or       distgen query "{prompt}" --url {url}')
+
+
+def _classes(info: BundleInfo) -> tuple[str, ...]:
+    return info.spec.classes if getattr(info.config.model, "conditional", False) else ()

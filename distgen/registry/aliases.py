@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import PositiveInt, ValidationError
+from pydantic import Field, PositiveInt, ValidationError
 
 from distgen.core.config import Config
 from distgen.core.errors import DataError, UsageError
@@ -23,16 +23,20 @@ from distgen.core.errors import DataError, UsageError
 _FILE_PATTERN = re.compile(r"^(\d{6,})\.json$")
 _MAX_MOVE_BYTES = 4096
 
+Action = Literal["promote", "rollback", "end"]
+
 
 class Move(Config):
     """One change of an alias."""
 
     version: PositiveInt
     """Where the alias points since."""
-    action: Literal["promote", "rollback"]
-    """Forward to a version, or back to the one before."""
+    action: Action
+    """Forward to a version, back to the one before, or the end of the alias."""
     time: str
     """When, in UTC."""
+    share: float | None = Field(default=None, gt=0, le=1)
+    """The share of a model's requests that a version on trial answers; None: no trial."""
 
 
 class AliasMovedError(UsageError):
@@ -45,22 +49,28 @@ def history(folder: Path) -> list[Move]:
     Raises:
         DataError: A file of the log is damaged or missing.
     """
-    found = {}
-    for path in folder.glob("*.json"):
-        match = _FILE_PATTERN.match(path.name)
-        if match:
-            found[int(match.group(1))] = path
-    for number in range(1, len(found) + 1):
-        if number not in found:
-            raise _damaged(folder, f"move {number} is missing")
-    return [_read(found[number]) for number in sorted(found)]
+    # By number: a listing made while files are added may show a later one and miss an earlier.
+    return [_read(_place(folder, number)) for number in range(1, _newest(folder) + 1)]
+
+
+def last(folder: Path) -> Move | None:
+    """Where the alias stands, without reading its history; None where it stands nowhere.
+
+    Raises:
+        DataError: The newest file of the log is damaged.
+    """
+    number = _newest(folder)
+    move = _read(_place(folder, number)) if number else None
+    return None if move is None or move.action == "end" else move
 
 
 def stack(moves: list[Move]) -> list[int]:
     """The versions that a rollback can go through, the alias's own version last."""
     versions: list[int] = []
     for move in moves:
-        if move.action == "rollback":
+        if move.action == "end":
+            versions.clear()
+        elif move.action == "rollback":
             del versions[-1:]
         else:
             versions.append(move.version)
@@ -68,7 +78,12 @@ def stack(moves: list[Move]) -> list[int]:
 
 
 def compare_and_set(
-    folder: Path, version: int, action: Literal["promote", "rollback"], *, expected_moves: int
+    folder: Path,
+    version: int,
+    action: Action,
+    *,
+    expected_moves: int,
+    share: float | None = None,
 ) -> None:
     """Add a move, if the log still has `expected_moves` of them.
 
@@ -78,12 +93,12 @@ def compare_and_set(
     """
     folder.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    move = Move(version=version, action=action, time=now)
-    place = folder / f"{expected_moves + 1:06d}.json"
+    move = Move(version=version, action=action, time=now, share=share)
+    place = _place(folder, expected_moves + 1)
     aside = folder / f".{place.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         with aside.open("w", encoding="utf-8") as file:
-            file.write(move.model_dump_json() + "\n")
+            file.write(move.model_dump_json(exclude_none=True) + "\n")
             file.flush()
             os.fsync(file.fileno())
         os.link(aside, place)
@@ -104,11 +119,23 @@ def compare_and_set(
         aside.unlink(missing_ok=True)
 
 
+def _place(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.json"
+
+
+def _newest(folder: Path) -> int:
+    """The number of the last move; 0 where there is none."""
+    matches = (_FILE_PATTERN.match(path.name) for path in folder.glob("*.json"))
+    return max((int(match.group(1)) for match in matches if match), default=0)
+
+
 def _read(path: Path) -> Move:
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_MOVE_BYTES)
         return Move.model_validate(json.loads(data))
+    except FileNotFoundError as error:
+        raise _damaged(path.parent, f"move {int(path.stem)} is missing") from error
     except (OSError, ValueError, ValidationError) as error:
         raise _damaged(path, "it is not a move of an alias") from error
 

@@ -24,14 +24,11 @@ def resolve_model(text: str, root: str = "models") -> Location:
         UsageError: Nothing of that name is there, or a run has no bundle yet; the nearest names
             are told.
     """
-    named = "://" not in text and bool(_STORE_NAME.match(text))
     place = locate(text)
-    if (place / "bundle" / MANIFEST).is_file():
-        return place / "bundle"
-    if (place / MANIFEST).is_file():
-        return place
+    if (found := _bundle_in(place)) is not None:
+        return found
     store = ModelStore(root)
-    if named and text.partition("@")[0].partition(":")[0] in store.names():
+    if _is_in(store, text):
         return store.resolve(text)
     if (place / "job.yaml").is_file():
         raise UsageError(
@@ -48,6 +45,21 @@ def resolve_model(text: str, root: str = "models") -> Location:
             remedy=_nearest(text, place, store),
         )
     raise UsageError(f"There is no model {text!r}.", remedy=_nearest(text, place, store))
+
+
+def is_store_name(text: str, root: str = "models") -> bool:
+    """Whether MODEL is the name of something in the store, and not a run or a bundle."""
+    return _bundle_in(locate(text)) is None and _is_in(ModelStore(root), text)
+
+
+def _bundle_in(place: Location) -> Location | None:
+    found = (folder for folder in (place / "bundle", place) if (folder / MANIFEST).is_file())
+    return next(found, None)
+
+
+def _is_in(store: ModelStore, text: str) -> bool:
+    named = "://" not in text and bool(_STORE_NAME.match(text))
+    return named and re.split("[@:]", text)[0] in store.names()
 
 
 def _nearest(text: str, place: Location, store: ModelStore) -> str:

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import uuid
 from pathlib import Path
+from typing import NamedTuple
 
 from distgen.core.errors import DataError, UsageError, did_you_mean
 from distgen.core.storage import Location, locate, sha256_of
-from distgen.metrics.card import Card
 from distgen.registry import aliases as alias_log
 from distgen.registry.archive import read_archive, write_archive
 from distgen.registry.bundle import inspect_bundle, load_bundle
-from distgen.registry.further_rows import short
+from distgen.registry.comparison import refuse_if_worse
+from distgen.registry.first_look import look
 from distgen.registry.layout import MANIFEST, NAME_PATTERN, parse_manifest, read_checked
 
 CHAMPION = "champion"
+CANARY = "canary"
+"""The alias of a version on trial: it answers a share of the requests for its model."""
 _ALIAS_PATTERN = r"^[a-z][a-z0-9_-]{0,31}$"
 _ALIASES = "aliases"
 _ATTEMPTS = 20
+
+
+class Trial(NamedTuple):
+    """A version that is tried on a part of a model's requests."""
+
+    version: int
+    share: float
+    """Of the requests that name the model and no version of it; above 0, at most 1."""
 
 
 class ModelStore:
@@ -68,8 +80,17 @@ class ModelStore:
         """Where each alias of a model points."""
         folder = self._folder(name) / _ALIASES
         found = sorted(p.name for p in folder.glob("*") if re.fullmatch(_ALIAS_PATTERN, p.name))
-        moves = {alias: self.history(name, alias) for alias in found}
-        return {alias: log[-1].version for alias, log in moves.items() if log}
+        moves = {alias: self.pointer(name, alias) for alias in found}
+        return {alias: move.version for alias, move in moves.items() if move is not None}
+
+    def pointer(self, name: str, alias: str = CHAMPION) -> alias_log.Move | None:
+        """The move by which an alias came where it is; None where it points nowhere."""
+        return alias_log.last(self._alias_folder(name, alias))
+
+    def canary(self, name: str) -> Trial | None:
+        """The version on trial beside the champion, if there is one."""
+        move = self.pointer(name, CANARY)
+        return None if move is None or move.share is None else Trial(move.version, move.share)
 
     def history(self, name: str, alias: str) -> list[alias_log.Move]:
         """Every move of an alias, oldest first."""
@@ -132,40 +153,61 @@ class ModelStore:
         name: str | None = None,
         alias: str = CHAMPION,
         *,
+        share: float | None = None,
         force: bool = False,
     ) -> int:
         """Keep a bundle as a version, point an alias to it, and return the version.
 
         A bundle that is a version already is not copied again. Where another process moves the
-        alias meanwhile, its model is the one to beat.
+        alias meanwhile, its model is the one to beat. A trial ends when its version becomes the
+        champion.
 
         Args:
             bundle: Where the bundle lies.
             name: Name of the model; by default the one in the bundle.
             alias: Which alias to move.
-            force: Skip the comparison with the model that the alias points to.
+            share: For `canary`: the share of requests to try it on, above 0 and at most 1.
+            force: Skip the comparison with the model that the alias points to, or for `canary`
+                the champion.
 
         Raises:
             DataError: The bundle is damaged.
             UsageError: The model is worse than the one it would replace, or cannot be compared
-                with it; or a name is impossible.
+                with it; its pictures fail the first look; or a name or the share is impossible.
         """
+        if (alias == CANARY) != (share is not None) or not 0 < (1 if share is None else share) <= 1:
+            raise UsageError(
+                f"A share of {share} for the alias {alias!r} makes no sense.",
+                cause=f"{CANARY} needs a share of requests above 0 and at most 1, others take none",
+                remedy="distgen models promote MODEL --canary 0.1",
+            )
         loaded = load_bundle(bundle)
+        look(loaded)
         name = name or loaded.name
         log_folder = self._alias_folder(name, alias)
         kept: int | None = None
         for _ in range(_ATTEMPTS):
             moves = alias_log.history(log_folder)
-            before = moves[-1].version if moves else None
-            if before is not None and self._digest(name, before) == loaded.digest:
-                return before
-            if before is not None and not force:
-                self._refuse_if_worse(loaded.card, name, before, alias)
+            now = moves[-1] if moves and moves[-1].action != "end" else None
+            is_there = now is not None and self._digest(name, now.version) == loaded.digest
+            if now is not None and is_there and now.share == share:
+                return now.version
+            rival = now if alias != CANARY else self.pointer(name)
+            if rival is not None and not is_there and not force:
+                label = f"{name}:{rival.version} ({CHAMPION if alias == CANARY else alias})"
+                theirs = inspect_bundle(self.bundle(name, rival.version)).card
+                refuse_if_worse(loaded.card, theirs, label)
             kept = kept or self._keep(bundle, name, loaded.digest)
             try:
-                alias_log.compare_and_set(log_folder, kept, "promote", expected_moves=len(moves))
+                alias_log.compare_and_set(
+                    log_folder, kept, "promote", expected_moves=len(moves), share=share
+                )
             except alias_log.AliasMovedError:
                 continue
+            trial = self.canary(name)
+            if alias == CHAMPION and trial is not None and trial.version == kept:
+                with contextlib.suppress(alias_log.AliasMovedError):  # a new trial has begun
+                    self.rollback(name, CANARY)
             return kept
         raise UsageError(
             f"{name}@{alias} was moved by others {_ATTEMPTS} times in a row.",
@@ -175,21 +217,27 @@ class ModelStore:
     def rollback(self, name: str, alias: str = CHAMPION) -> int:
         """Point an alias back to the version from before its last promotion; returns that version.
 
+        Of `canary` it ends the trial, and returns the version that was on trial.
+
         Raises:
             UsageError: There is no such alias, no earlier version, or another process moved the
                 alias at the same moment.
         """
         self.versions(name)
         moves = self.history(name, alias)
-        if not moves:
+        if not moves or moves[-1].action == "end":
             self.parse(f"{name}@{alias}")
+        folder = self._alias_folder(name, alias)
+        if alias == CANARY:
+            version = moves[-1].version
+            alias_log.compare_and_set(folder, version, "end", expected_moves=len(moves))
+            return version
         path = alias_log.stack(moves)
         if len(path) < 2:
             raise UsageError(
                 f"{name}@{alias} has no earlier version to go back to.",
                 remedy=f"distgen models promote {name}:VERSION --force",
             )
-        folder = self._alias_folder(name, alias)
         alias_log.compare_and_set(folder, path[-2], "rollback", expected_moves=len(moves))
         return path[-2]
 
@@ -239,38 +287,6 @@ class ModelStore:
             return version
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
-
-    def _refuse_if_worse(self, card: Card | None, name: str, version: int, alias: str) -> None:
-        champion = inspect_bundle(self.bundle(name, version)).card
-        label = f"{name}:{version} ({alias})"
-        force = "or promote it all the same with --force"
-        if card is None or champion is None:
-            raise UsageError(
-                f"The model cannot be compared with {label}: "
-                f"{'it' if card is None else label} has no quality card.",
-                remedy=f"distgen evaluate RUN --into-bundle, {force}",
-            )
-        differing = [
-            f"{key} {card.yardstick[key]} here, {value} there"
-            for key, value in champion.yardstick.items()
-            if card.yardstick[key] != value
-        ]
-        if differing:
-            raise UsageError(
-                f"The model cannot be compared with {label}: their cards differ in how.",
-                cause="; ".join(differing),
-                remedy=f"measure it the same way with distgen evaluate RUN --into-bundle, {force}",
-            )
-        if card.headline > champion.headline:
-            by = card.headline - champion.headline
-            share = f" ({by / champion.headline:.0%})" if champion.headline > 0 else ""
-            raise UsageError(
-                f"The model is worse than {label} by {short(by)}{share}: its {card.headline_name} "
-                f"is {short(card.headline)}, not {short(champion.headline)} or less.",
-                cause=f"measured in {card.extractors[0].name}, {card.samples:,} pictures, "
-                f"floor {short(card.extractors[0].floor.frechet_distance)}",
-                remedy=f"keep it under another alias with --alias candidate, {force}",
-            )
 
     def _digest(self, name: str, version: int) -> str | None:
         """Digest of a version; None where it is too damaged to have one."""

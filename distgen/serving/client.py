@@ -76,6 +76,7 @@ class Client:
         seed: int | None = None,
         truncation: float | None = None,
         class_labels: Sequence[str | int] | None = None,
+        model: str | None = None,
     ) -> Answer:
         """Pictures of a class, or of classes drawn at random.
 
@@ -85,6 +86,7 @@ class Client:
             seed: Same seed, same bytes.
             truncation: Bound of the latents.
             class_labels: A class for each picture, instead of a prompt.
+            model: `name`, `name@alias` or `name:version`; None for the endpoint's first.
 
         Raises:
             UsageError: The endpoint refuses the request.
@@ -97,6 +99,7 @@ class Client:
                 remedy=f"a number from {MIN_TRUNCATION:g} to {MAX_TRUNCATION:g}",
             )
         asked: dict[str, Any] = {
+            "model": model,
             "prompt": prompt,
             "n": n,
             "seed": seed,

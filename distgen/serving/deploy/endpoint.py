@@ -16,10 +16,11 @@ import ray
 
 from distgen.core.errors import DistgenError, UsageError
 from distgen.core.ports import free_port, is_free, is_loopback, is_own, url_of
-from distgen.core.storage import Location, locate
+from distgen.core.storage import Location
 from distgen.launch.cluster import Room, connect, slots
-from distgen.registry.bundle import load_bundle
 from distgen.serving.deploy.environment import serve_environment
+from distgen.serving.making.loading import checked
+from distgen.serving.making.references import Reference, references
 
 APPLICATION = "distgen"
 START_TIMEOUT_S = 150.0
@@ -58,8 +59,9 @@ class Placement:
 
 @contextmanager
 def running(
-    bundle: Location | str,
-    *,
+    *models: Location | str,
+    root: str = "models",
+    memory_bytes: int | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     replicas: int = 1,
@@ -70,7 +72,10 @@ def running(
     How Ray was started does not matter: what Serve must find in its environment goes with it.
 
     Args:
-        bundle: The bundle's folder; every node with a replica must be able to read it.
+        models: What `making.references` takes, at least one; every node with a replica must be able
+            to read bundles and store.
+        root: Path of the model store.
+        memory_bytes: The most that weights may take in a replica; None: no limit.
         host: Address to listen on; on loopback all replicas are on the cluster's head node.
         port: Port to listen on; 0 takes a free one.
         replicas: Processes that each hold the model, a CPU for each.
@@ -82,11 +87,11 @@ def running(
     Raises:
         UsageError: The port is taken, the cluster serves something else, it is too small, or its
             head is another machine whose loopback would be listened on.
-        DataError: The bundle is not what its manifest says.
+        DataError: A bundle is not what its manifest says.
         DistgenError: The replicas do not start, or not in time.
     """
-    location = bundle if isinstance(bundle, Location) else locate(bundle)
-    load_bundle(location)  # what is wrong with it is said here, and not in a replica's log
+    # What is wrong with them is said here, and not in a replica's log.
+    served = checked(references(models, root), memory_bytes)
     placement = Placement(host, port, replicas, gpus_per_replica)
     _check_cluster(placement)
     require_room(placement, connect().room())
@@ -110,11 +115,11 @@ def running(
     )
     placement = Placement(host, prepared.port, replicas, gpus_per_replica)
     try:
-        problem = ray.get(launcher.start.remote(location.url, placement, START_TIMEOUT_S))
+        problem = ray.get(launcher.start.remote(served, memory_bytes, placement, START_TIMEOUT_S))
         if problem:
             raise DistgenError(
                 "The endpoint did not start.",
-                where=location.url,
+                where=", ".join(map(str, models)),
                 cause=problem,
                 remedy="distgen --debug serve MODEL, and the logs of Ray Serve",
             )
@@ -269,7 +274,13 @@ class _Launcher:
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
-    def start(self, bundle_url: str, placement: Placement, timeout_s: float) -> str:
+    def start(
+        self,
+        served: tuple[Reference, ...],
+        memory_bytes: int | None,
+        placement: Placement,
+        timeout_s: float,
+    ) -> str:
         """Serve until `stop`; returns once requests are answered, or says what went wrong."""
         from ray import serve
 
@@ -285,7 +296,7 @@ class _Launcher:
             http_options={"host": placement.host, "port": placement.port},
         )
         # `serve.run` would wait for a place as long as there is none.
-        target = serve.RunTarget(replicas.bind(bundle_url), APPLICATION, "/")
+        target = serve.RunTarget(replicas.bind(served, memory_bytes), APPLICATION, "/")
         try:
             serve.run_many([target], wait_for_applications_running=False)
         except (RuntimeError, TimeoutError) as error:

@@ -6,20 +6,21 @@ as its `import_path`.
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from typing import Any
 
 import ray
+from pydantic import model_validator
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
 from distgen.core.config import Config, parse
-from distgen.core.storage import locate
+from distgen.core.sizes import Bytes
 from distgen.launch.monitoring import watch_queue
-from distgen.registry.bundle import load_bundle
-from distgen.registry.resolve import resolve_model
 from distgen.serving.http.app import create_app
-from distgen.serving.making.engine import MAX_WAITING, Engine, info_of, network_of
+from distgen.serving.making.engine import MAX_WAITING, Engine
+from distgen.serving.making.loading import checked
+from distgen.serving.making.references import Reference, references
 from distgen.serving.making.shelf import Shelf
 
 DEPLOYMENT = "images"
@@ -29,10 +30,27 @@ DEPLOYMENT = "images"
 class EndpointConfig(Config):
     """What a Serve config file tells an endpoint under `args`."""
 
-    model: str
-    """A run or a bundle, as path or URL, or `name`, `name@alias`, `name:version` of the store."""
+    models: tuple[str, ...] = ()
+    """Each a run or a bundle, as path or URL, or `name`, `name@alias`, `name:version` of the store;
+    with `NAME=` before it under another name. Names and aliases are followed."""
+    model: str | None = None
+    """Short for a single one of `models`."""
     root: str = "models"
     """Path of the model store."""
+    memory: Bytes | None = None
+    """The most that weights may take in a replica, such as `2GiB`; models beyond it are loaded when
+    they are wanted."""
+
+    @model_validator(mode="after")
+    def _names_models(self) -> EndpointConfig:
+        if (self.model is None) == (not self.models):
+            raise ValueError("give either `model`, or `models` with at least one")
+        return self
+
+    @property
+    def all_models(self) -> tuple[str, ...]:
+        """What is to be served."""
+        return self.models if self.model is None else (self.model,)
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
@@ -43,16 +61,16 @@ def build(arguments: dict[str, Any]) -> serve.Application:
 
     Raises:
         UsageError: An argument is missing or unknown, or there is no such model.
-        DataError: The bundle is not what its manifest says.
+        DataError: A bundle is not what its manifest says.
     """
     config = parse(EndpointConfig, arguments, "args of the Serve application")
-    bundle = resolve_model(config.model, config.root)
-    load_bundle(bundle)  # what is wrong with it is said here, and not in a replica's log
-    return deployment().bind(bundle.url)
+    # What is wrong with them is said here, and not in a replica's log.
+    served = checked(references(config.all_models, config.root), config.memory)
+    return deployment().bind(served, config.memory)
 
 
 def deployment(**options: Any) -> serve.Deployment:
-    """The deployment of replicas, each to be bound to a bundle's URL.
+    """The deployment of replicas, each to be bound to references and a memory limit.
 
     Args:
         options: Further options of a Serve deployment.
@@ -72,25 +90,25 @@ def deployment(**options: Any) -> serve.Deployment:
 
 
 class _Replica:
-    """One process that holds the model and answers HTTP."""
+    """One process that holds the models and answers HTTP."""
 
-    def __init__(self, bundle_url: str) -> None:
+    def __init__(self, references: tuple[Reference, ...], memory_bytes: int | None = None) -> None:
         on_gpu = bool(ray.get_gpu_ids())
-        bundle = load_bundle(locate(bundle_url))
-        self._engine = Engine(
-            network_of(bundle),
-            info_of(bundle, created=int(time.time())),
+        make = partial(
+            Engine,
             device="cuda" if on_gpu else "cpu",
             # A replica without a GPU has one core, which the next batch needs as much.
             encoder_threads=4 if on_gpu else 1,
         )
-        watch_queue(
-            lambda: self._engine.waiting,
-            self._engine.max_waiting,
-            model=bundle.name,
-            replica=ray.get_runtime_context().get_actor_id()[:8],
-        )
+        self._shelf = Shelf.of(references, make, memory_bytes)
+        for info in self._shelf.models():
+            watch_queue(
+                partial(self._shelf.waiting, info.name),
+                MAX_WAITING,
+                model=info.name,
+                replica=ray.get_runtime_context().get_actor_id()[:8],
+            )
 
     def __serve_build_asgi_app__(self) -> Any:
-        """The application, once the model is loaded (Ray Serve calls this)."""
-        return create_app(Shelf([self._engine]))
+        """The application, once the models are loaded (Ray Serve calls this)."""
+        return create_app(self._shelf)

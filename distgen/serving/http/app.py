@@ -34,6 +34,7 @@ def _frame(shelf: Shelf) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        shelf.start()
         yield
         await shelf.close()
 
@@ -49,7 +50,8 @@ def _frame(shelf: Shelf) -> FastAPI:
     async def ready() -> dict[str, str]:
         # An engine exists only once its model is loaded and has run.
         info = shelf.models()[0]
-        return {"status": "ready", "model": info.name, "digest": info.digest}
+        problem = {"problem": shelf.problem()} if shelf.problem() else {}
+        return {"status": "ready", "model": info.name, "digest": info.digest, **problem}
 
     add_handlers(app)
     return app

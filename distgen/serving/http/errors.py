@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from distgen.serving.making.batching import QueueFullError
+from distgen.serving.making.memory import UnloadableModelError
 from distgen.serving.making.shelf import UnknownModelError
 
 _log = logging.getLogger(__name__)
@@ -81,6 +82,16 @@ def queue_full(error: QueueFullError) -> RequestError:
     )
 
 
+def unloadable_model(error: UnloadableModelError) -> RequestError:
+    """The error for a model that has left memory and does not come back."""
+    return RequestError(
+        f"The model {error.name!r} cannot be loaded now. The endpoint's log says why.",
+        status=HTTPStatus.SERVICE_UNAVAILABLE,
+        param="model",
+        code="model_unavailable",
+    )
+
+
 async def answer_of(request: Request, error: Exception) -> Response:
     """The answer to a request that ended with an error, whichever it is."""
     match error:
@@ -88,6 +99,8 @@ async def answer_of(request: Request, error: Exception) -> Response:
             shaped = error
         case UnknownModelError():
             shaped = unknown_model(error)
+        case UnloadableModelError():
+            shaped = unloadable_model(error)
         case QueueFullError():
             shaped = queue_full(error)
         case HTTPException():
@@ -107,7 +120,8 @@ async def answer_of(request: Request, error: Exception) -> Response:
 
 def add_handlers(app: FastAPI) -> None:
     """Give every error that leaves a route the API's shape."""
-    for kind in (RequestError, UnknownModelError, QueueFullError, HTTPException, Exception):
+    ours = (RequestError, UnknownModelError, UnloadableModelError, QueueFullError)
+    for kind in (*ours, HTTPException, Exception):
         app.exception_handler(kind)(answer_of)
 
 

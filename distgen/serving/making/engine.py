@@ -52,6 +52,8 @@ class ModelInfo:
     """Unix time at which the model was loaded."""
     card: str = ""
     """The quality card in one line."""
+    version: int | None = None
+    """Its number in the model store, where it comes from one."""
 
     @property
     def size(self) -> str:

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
+from distgen.core.errors import UsageError
 from distgen.serving.making.engine import Engine, ModelInfo
+from distgen.serving.making.loading import MakeEngine, Outline
+from distgen.serving.making.memory import Copy, Memory
+from distgen.serving.making.references import Edition, Fixed, Reference
+from distgen.serving.making.spot import Change, Spot, Tell
+
+FOLLOW_EVERY_S = 2.0
+"""How often aliases are looked at."""
+
+_log = logging.getLogger(__name__)
 
 
 class UnknownModelError(Exception):
@@ -23,33 +35,162 @@ class UnknownModelError(Exception):
         self.known = tuple(known)
 
 
+@dataclass(frozen=True)
+class Described:
+    """How things stand with one model."""
+
+    info: ModelInfo
+    names: tuple[str, ...]
+    """All that a request may call it."""
+    loaded: bool
+    """Whether it is in memory."""
+    problem: str
+    """Why a newer version is not served; empty where there is none."""
+    trial: ModelInfo | None
+    share: float
+    """Of requests that go to the trial."""
+
+
 class Shelf:
     """Models by name; the first is what a request gets that names none.
 
     Args:
-        engines: At least one, of different names.
+        engines: At least one, of different names; they stay.
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
-        self._engines = {engine.info.name: engine for engine in engines}
-        self._first = engines[0].info.name
+        memory = Memory(_makes_none)
+        spots = []
+        for engine in engines:
+            copy = Copy(Outline(Edition(""), engine.info, 0))
+            memory.keep(copy, engine)
+            spots.append(Spot(Fixed(engine.info.name, Edition("")), memory, copy))
+        self._fill(spots, memory)
+
+    @classmethod
+    def of(
+        cls, references: Sequence[Reference], make: MakeEngine, memory_bytes: int | None = None
+    ) -> Shelf:
+        """Load what references stand for, as far as memory goes; the rest comes when it is wanted.
+
+        Args:
+            references: At least one, of different names.
+            make: From networks to engines.
+            memory_bytes: The most that weights may take; None: no limit.
+
+        Raises:
+            UsageError: A model alone takes more memory.
+            DistgenError: A bundle is damaged, or a reference stands for nothing.
+        """
+        shelf = cls.__new__(cls)
+        memory = Memory(make, memory_bytes)
+        shelf._fill([Spot(reference, memory) for reference in references], memory)
+        return shelf
+
+    def _fill(self, spots: Sequence[Spot], memory: Memory) -> None:
+        self.listeners: list[Tell] = []
+        """Called with every change of what is served."""
+        self._memory = memory
+        self._spots = {spot.name: spot for spot in spots}
+        self._first = spots[0]
+        self._following: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def lend(self, name: str | None = None) -> AsyncIterator[Engine]:
         """The engine of a model, which lives at least as long as the block.
 
+        Args:
+            name: `name` leaves the choice between champion and trial open; `name@champion`,
+                `name@canary` and `name:version` do not. None is the first model.
+
         Raises:
             UnknownModelError: There is no such model.
+            UnloadableModelError: It was unloaded, and its bundle cannot be loaded again.
         """
-        engine = self._engines.get(self._first if name is None else name)
-        if engine is None:
-            raise UnknownModelError(str(name), list(self._engines))
-        yield engine
+        copy = self._copy(name)
+        held = await self._memory.borrow(copy)
+        try:
+            yield held.engine
+        finally:
+            self._memory.give_back(copy, held)
 
     def models(self) -> list[ModelInfo]:
         """What clients may know of each model; the first is the default."""
-        return [engine.info for engine in self._engines.values()]
+        return [spot.now.champion.outline.info for spot in self._spots.values()]
+
+    def describe(self, name: str | None = None) -> Described:
+        """How things stand with a model; its champion, unless the name is another's.
+
+        Raises:
+            UnknownModelError: There is no such model.
+        """
+        spot = self._spot(name)
+        now = spot.now
+        edition = None if name is None else now.names[name]
+        copy = now.champion if edition is None else now.copies()[edition]
+        return Described(
+            copy.outline.info,
+            tuple(now.names),
+            copy.held is not None,
+            spot.problem,
+            None if now.trial is None else now.trial.outline.info,
+            now.standing.share,
+        )
+
+    def problem(self) -> str:
+        """What is wrong with any of the models, which are served all the same; or nothing."""
+        return "; ".join(f"{s.name}: {s.problem}" for s in self._spots.values() if s.problem)
+
+    def waiting(self, name: str) -> int:
+        """Pictures of a model that wait or are being made."""
+        held = [copy.held for copy in self._spots[name].now.copies().values()]
+        return sum(one.engine.waiting for one in held if one is not None)
+
+    def start(self) -> None:
+        """Follow aliases from now on, in the running event loop; without any, nothing is done."""
+        if self._following is None and any(s.reference.follows for s in self._spots.values()):
+            self._following = asyncio.create_task(self._follow())
+
+    async def look(self) -> None:
+        """Look at all aliases once, and swap what has moved."""
+        for spot in self._spots.values():
+            if spot.reference.follows:
+                await spot.look(self._tell)
 
     async def close(self) -> None:
         """End the engines when their running batches are done."""
-        await asyncio.gather(*(engine.close() for engine in self._engines.values()))
+        if self._following is not None:
+            self._following.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._following
+        await self._memory.close()
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except Exception:
+                _log.exception("aliases could not be followed; they are looked at again")
+            await asyncio.sleep(FOLLOW_EVERY_S)
+
+    def _tell(self, change: Change) -> None:
+        for listener in self.listeners:
+            listener(change)
+
+    def _spot(self, name: str | None) -> Spot:
+        if name is None:
+            return self._first
+        if name in self._spots:
+            return self._spots[name]
+        for spot in self._spots.values():
+            if name in spot.now.names:
+                return spot
+        known = [known for spot in self._spots.values() for known in spot.now.names]
+        raise UnknownModelError(name, known)
+
+    def _copy(self, name: str | None) -> Copy:
+        return self._spot(name).choose(name)
+
+
+def _makes_none(*_: object) -> Engine:
+    raise UsageError("These engines are not loaded from bundles.")

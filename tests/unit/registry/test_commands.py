@@ -99,6 +99,52 @@ def test_a_model_from_promotion_to_rollback(distgen, make_bundle):
     assert json.loads(forced.out)["version"] == 2
 
 
+def test_a_trial_from_the_command_line(distgen, make_bundle):
+    for folder, distance, seed in (("a", 20.0, 1), ("b", 10.0, 2)):
+        distgen("models", "promote", make_bundle(folder, distance, seed=seed).path)
+    distgen("models", "rollback", "digits-gan")
+    said = distgen("models", "promote", "digits-gan:2", "--canary", "0.1")
+    assert "digits-gan@canary is digits-gan:2 on 0.1 of the requests" in said.out
+    assert "distgen models rollback digits-gan --alias canary" in said.out
+    assert "digits-gan:2 is on trial no longer" in (
+        distgen("models", "rollback", "digits-gan", "--alias", "canary").out
+    )
+    for share in ("0", "1.5", "nan"):
+        refused = distgen("models", "promote", "digits-gan:2", "--canary", share)
+        assert refused.code == 2
+        assert "makes no sense" in refused.err
+    mixed = distgen("models", "promote", "digits-gan:2", "--canary", "0.1", "--alias", "other")
+    assert (mixed.code, "leave one out" in mixed.err) == (2, True)
+
+
+def test_a_version_is_promoted_under_the_name_it_is_kept_under(distgen, make_bundle):
+    place = make_bundle("a", 20.0)
+    assert distgen("models", "promote", place.path, "--name", "copy", "--alias", "old").code == 0
+    assert "copy@champion is copy:1" in distgen("models", "promote", "copy:1").out
+    assert "digits-gan" not in distgen("models", "ls").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("nothing",), "There is no model 'nothing'"),
+        (("digits-gan", "digits-gun"), "did you mean 'digits-gan'"),
+        (("a", "b=digits-gan:7"), "has no version '7'"),
+        (("digits-gan", "digits-gan=a"), "Two models would be called 'digits-gan'"),
+        (("digits-gan", "--memory", "2 gulps"), "is not a size"),
+        (("digits-gan", "--memory", "-1"), "is not a size"),
+        ((), "MODEL"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_before_anything_starts(
+    distgen, make_bundle, arguments, says
+):
+    distgen("models", "promote", make_bundle("a", 20.0).path)
+    refused = distgen("serve", *arguments)
+    assert refused.code == 2
+    assert says in refused.err
+
+
 def test_show_tells_quality_with_its_floor(distgen, make_bundle):
     text = distgen("models", "show", make_bundle("a", 20.0).path).out
     for wanted in ("digits-gan", "zero, one, two", "Fréchet distance", "real pictures", "1,280"):

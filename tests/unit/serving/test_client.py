@@ -79,7 +79,9 @@ def test_client_returns_pixels_seeds_and_classes(url):
 
 def test_query_saves_a_grid_and_says_where(url, tmp_path: Path):
     out = tmp_path / "grid.png"
-    result = query("sneaker", "-n", "9", "--out", str(out), "--url", url, "--seed", "7")
+    result = query(
+        "sneaker", "-n", "9", "--out", str(out), "--url", url, "--seed", "7", "--model", "fashion"
+    )
     assert result.exit_code == 0
     assert str(out) in result.output.replace("\n", "")
     assert Image.open(out).size == (3 * 58 + 2, 3 * 58 + 2)
@@ -147,6 +149,7 @@ def test_what_cannot_be_saved_or_shown_is_refused_before_anything_is_asked(argum
     [
         (("sneeker",), "did you mean 'Sneaker'"),
         (("class:9",), "0 to 3"),
+        (("--model", "fasion"), "Use 'fashion'"),
         (("-n", "0"), "1 to 256"),
         (("-n", str(10**9)), "1 to 256"),
         (("--seed", "-1"), "from 0 to"),
@@ -229,7 +232,8 @@ def test_what_looks_like_markup_is_shown_as_it_is(capsys, tmp_path: Path):
         name="fashion",
         images_seen=0,
     )
-    cli._announce("http://[fe80::1]:8000", inspect_bundle(location), as_json=False)
+    infos = [("fashion", inspect_bundle(location))]
+    cli._announce("http://[fe80::1]:8000", infos, as_json=False)
     shown = capsys.readouterr().out
     assert "fashion is served at http://[fe80::1]:8000" in shown
     assert "[red], [/b]" in shown

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from distgen.serving.making.engine import ModelInfo
-from distgen.serving.making.shelf import Shelf
+from distgen.serving.making.shelf import Described, Shelf
 
 
 def add_routes(app: FastAPI, shelf: Shelf) -> None:
@@ -16,13 +16,27 @@ def add_routes(app: FastAPI, shelf: Shelf) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """What is served here."""
-        return {"object": "list", "data": [model_body(info) for info in shelf.models()]}
+        names = [info.name for info in shelf.models()]
+        return {"object": "list", "data": [described_body(shelf.describe(n)) for n in names]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         """One model."""
-        async with shelf.lend(name) as engine:
-            return model_body(engine.info)
+        return described_body(shelf.describe(name))
+
+
+def described_body(described: Described) -> dict[str, Any]:
+    """A model's object, with what is going on around it."""
+    body = model_body(described.info) | {
+        "names": list(described.names),
+        "loaded": described.loaded,
+    }
+    if described.trial is not None:
+        trial = {"version": described.trial.version, "digest": described.trial.digest}
+        body["canary"] = {**trial, "share": described.share}
+    if described.problem:
+        body["problem"] = described.problem
+    return body
 
 
 def model_body(info: ModelInfo) -> dict[str, Any]:
@@ -34,6 +48,7 @@ def model_body(info: ModelInfo) -> dict[str, Any]:
         "created": info.created,
         "owned_by": "distgen",
         "family": info.family,
+        **({} if info.version is None else {"version": info.version}),
         "digest": info.digest,
         "size": info.size,
         "mode": info.spec.mode,

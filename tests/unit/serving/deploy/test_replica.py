@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ def test_a_serve_config_file_gets_replicas_of_the_bundle_that_it_names(run: Path
     application = built({"model": str(run)})
     replicas = application._bound_deployment
     assert replicas.name == DEPLOYMENT
-    assert replicas.init_args == (locate(run / "bundle").url,)
+    (served,), memory = replicas.init_args
+    assert (served.name, served.edition.url) == ("small", locate(run / "bundle").url)
+    assert (served.shape.spec, served.shape.num_classes, memory) == (SPEC, 3, None)
     # Serve itself refuses nothing that the engine has a place for.
     assert replicas.max_ongoing_requests > MAX_WAITING
 
@@ -52,7 +55,11 @@ def test_a_serve_config_file_gets_replicas_of_the_bundle_that_it_names(run: Path
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({}, "model: this key is required"),
+        ({}, "either `model`, or `models`"),
+        ({"model": "{run}", "models": ["{run}"]}, "either `model`, or `models`"),
+        ({"model": "{run}", "memory": "2 gulps"}, "'2 gulps' is not a size"),
+        ({"model": "{run}", "memory": "10B"}, "does not fit into 10 bytes"),
+        ({"models": ["{run}", "{run}"]}, "Two models would be called 'small'"),
         ({"model": "{run}", "modle": 1}, "no such key"),
         ({"model": "{run}x"}, "There is no model"),
     ],
@@ -60,7 +67,7 @@ def test_a_serve_config_file_gets_replicas_of_the_bundle_that_it_names(run: Path
 def test_wrong_args_are_refused_before_a_replica_starts(
     run: Path, arguments: dict[str, Any], said: str
 ) -> None:
-    given = {key: str(value).format(run=run) for key, value in arguments.items()}
+    given = json.loads(json.dumps(arguments).replace("{run}", str(run)))
     with pytest.raises(UsageError, match=said):
         built(given)
 

@@ -1,0 +1,150 @@
+"""From a bundle on a disk to an engine that has run, or to the reason why not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from distgen.core.errors import DataError, DistgenError, UsageError
+from distgen.models.base import Sampler as ServedNetwork
+from distgen.registry.bundle import inspect_bundle, load_bundle
+from distgen.registry.weights import expected_tensors, skeleton
+from distgen.serving.making.engine import (
+    Engine,
+    ModelInfo,
+    card_line,
+    info_of,
+    network_of,
+)
+from distgen.serving.making.references import Edition, Reference, Shape
+from distgen.serving.making.sampler import Picture
+
+MakeEngine = Callable[[ServedNetwork, ModelInfo], Engine]
+"""How networks become engines on this machine: devices and threads."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of an edition without its weights."""
+
+    edition: Edition
+    info: ModelInfo
+    memory_bytes: int
+    """What its parameters and buffers take."""
+
+
+def outline(edition: Edition, name: str) -> Outline:
+    """What an edition says of itself.
+
+    Raises:
+        DataError: It is no bundle, or its manifest or config is damaged.
+    """
+    bundle = inspect_bundle(edition.location)
+    network = skeleton(bundle.config.model, bundle.config.image)
+    if not isinstance(network, ServedNetwork):
+        raise TypeError(f"{type(network).__name__} makes no pictures")
+    info = ModelInfo(
+        name=name,
+        digest=bundle.digest,
+        family=bundle.config.model.family,
+        spec=bundle.spec,
+        num_classes=network.num_classes,
+        created=int(time.time()),
+        card=card_line(bundle),
+        version=edition.version,
+    )
+    size = sum(tensor.bytes for tensor in expected_tensors(network).values())
+    return Outline(edition, info, size)
+
+
+def shape_of(info: ModelInfo) -> Shape:
+    """What clients build upon."""
+    return Shape(info.spec, info.num_classes)
+
+
+def require_shape(info: ModelInfo, wanted: Shape | None, where: str) -> None:
+    """Refuse what does not fit what clients have seen.
+
+    Raises:
+        DataError: Size, mode, frames or classes are others.
+    """
+    found = shape_of(info)
+    if wanted is None or found == wanted:
+        return
+    cause = f"it makes {found}, and what is served makes {wanted}"
+    if str(found) == str(wanted):
+        cause = f"its classes are {', '.join(info.classes[:24])}, and not those that are served"
+    raise DataError(
+        f"This version does not fit what is served as {info.name!r}.",
+        where=where,
+        cause=cause,
+        remedy="promote one that fits, or end the endpoint and serve this one anew",
+    )
+
+
+def load(wanted: Outline, make: MakeEngine) -> Engine:
+    """The engine of an edition: every byte checked, buckets probed, one picture made.
+
+    Raises:
+        DataError: The bundle is damaged, or is another by now.
+    """
+    bundle = load_bundle(wanted.edition.location)
+    if bundle.digest != wanted.info.digest:
+        raise DataError(
+            "The bundle was written anew while it was served.",
+            where=wanted.edition.url,
+            cause=f"its digest is {bundle.digest[:12]}, not {wanted.info.digest[:12]}",
+            remedy="serve versions of the store, which never change: distgen models promote RUN",
+        )
+    info = replace(
+        info_of(bundle, wanted.info.created), name=wanted.info.name, version=wanted.info.version
+    )
+    engine = make(network_of(bundle), info)
+    engine.sampler.sample([Picture(seed=0, label=0 if info.num_classes else None)])
+    return engine
+
+
+def require_room(wanted: Outline, limit_bytes: int | None) -> None:
+    """Refuse a model that alone takes more memory than there may be.
+
+    Raises:
+        UsageError: It does.
+    """
+    if limit_bytes is not None and wanted.memory_bytes > limit_bytes:
+        raise UsageError(
+            f"The model {wanted.info.name!r} does not fit into {limit_bytes:,} bytes.",
+            where=wanted.edition.url,
+            cause=f"its weights take {wanted.memory_bytes:,} bytes",
+            remedy="--memory with more",
+        )
+
+
+def checked(
+    references: tuple[Reference, ...], memory_bytes: int | None = None
+) -> tuple[Reference, ...]:
+    """The references, each of which was looked at to the last byte and keeps its shape from now on.
+
+    Args:
+        references: What is to be served.
+        memory_bytes: The most that weights may take; None: no limit.
+
+    Raises:
+        UsageError: A model alone takes more memory.
+        DistgenError: A bundle is damaged, or a name is gone.
+    """
+    found = []
+    for reference in references:
+        edition = reference.standing().champion
+        load_bundle(edition.location)
+        wanted = outline(edition, reference.name)
+        require_room(wanted, memory_bytes)
+        found.append(replace(reference, shape=shape_of(wanted.info)))
+    return tuple(found)
+
+
+def reason(error: Exception) -> str:
+    """Why something could not be loaded, in one line."""
+    if isinstance(error, DistgenError):
+        return " ".join(filter(None, (error.what, error.cause)))
+    return f"{type(error).__name__}: {error}"
