@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -171,7 +171,7 @@ class Engine:
 
     async def stream(
         self, pictures: Sequence[Wanted], encoding: Encoding
-    ) -> AsyncIterator[tuple[int, bytes]]:
+    ) -> AsyncGenerator[tuple[int, bytes]]:
         """The files of `pictures` with their places, each as soon as its batch is done.
 
         Raises:

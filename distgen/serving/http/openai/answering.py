@@ -6,7 +6,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from http import HTTPStatus
 from typing import Any
 
@@ -121,29 +121,31 @@ async def _events(request: Request, engine: Engine, planned: Plan) -> AsyncGener
     kind = "image_edit" if request.url.path.endswith("/edits") else "image_generation"
     is_first = True
     try:
-        async for index, file in _as_they_come(engine, planned):
-            yield _event(
-                f"{kind}.completed",
-                {
-                    "b64_json": _text(file),
-                    "created_at": _now(),
-                    "background": "opaque",
-                    "quality": "auto",
-                    "output_format": planned.encoding.format,
-                    **_rate(planned, engine.info),
-                    "size": engine.info.size,
-                    "usage": _USAGE,
-                    "index": index,
-                    **_facts(planned, index, engine.info),
-                    "model": engine.info.name,
-                    "digest": engine.info.digest,
-                },
-            )
-            is_first = False
+        async with aclosing(_as_they_come(engine, planned)) as files:
+            async for index, file in files:
+                yield _event(f"{kind}.completed", _completed(planned, index, file, engine.info))
+                is_first = False
     except Exception as error:
         if is_first:
             raise
         yield _event("error", json.loads(bytes((await answer_of(request, error)).body)))
+
+
+def _completed(planned: Plan, index: int, file: bytes, info: ModelInfo) -> dict[str, Any]:
+    return {
+        "b64_json": _text(file),
+        "created_at": _now(),
+        "background": "opaque",
+        "quality": "auto",
+        "output_format": planned.encoding.format,
+        **_rate(planned, info),
+        "size": info.size,
+        "usage": _USAGE,
+        "index": index,
+        **_facts(planned, index, info),
+        "model": info.name,
+        "digest": info.digest,
+    }
 
 
 class _EventStream(StreamingResponse):
@@ -181,12 +183,13 @@ async def _all(engine: Engine, planned: Plan) -> list[bytes]:
     return await engine.generate(planned.pictures, planned.encoding)
 
 
-async def _as_they_come(engine: Engine, planned: Plan) -> AsyncIterator[tuple[int, bytes]]:
+async def _as_they_come(engine: Engine, planned: Plan) -> AsyncGenerator[tuple[int, bytes]]:
     if planned.is_film:
         yield 0, await engine.film(planned.pictures, planned.encoding)
         return
-    async for index, file in engine.stream(planned.pictures, planned.encoding):
-        yield index, file
+    async with aclosing(engine.stream(planned.pictures, planned.encoding)) as files:
+        async for file in files:
+            yield file
 
 
 def _facts(planned: Plan, index: int, info: ModelInfo) -> dict[str, Any]:

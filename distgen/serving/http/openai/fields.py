@@ -56,6 +56,8 @@ class CommonFields(BaseModel):
     """Same seed, same bytes; without it one is drawn, and reported."""
     user: str | None = None
     """Read by nobody."""
+    safety_identifier: str | None = None
+    """Read by nobody."""
     quality: Literal["auto", "standard"] | None = None
     style: None = None
     background: Literal["auto", "opaque"] | None = None

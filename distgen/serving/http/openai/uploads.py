@@ -78,14 +78,12 @@ def _opened(data: bytes, param: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         if image.width * image.height > MAX_PIXELS:
-            raise RequestError(
-                f"The {param} has {image.width}x{image.height} pixels, and at most {MAX_PIXELS} "
-                "may it have. Send a smaller one.",
-                param=param,
-            )
+            raise _too_large(param)
         image.load()
     except RequestError:
         raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(param) from error
     except Exception as error:  # a damaged file makes Pillow's plugins raise anything
         raise _no_picture(param) from error
     return image
@@ -101,6 +99,15 @@ def _pixels(image: Image.Image, spec: ImageSpec) -> bytes:
 
 def _target(spec: ImageSpec) -> Target:
     return Target(spec.height, spec.width, spec.mode, fit="crop")
+
+
+def _too_large(param: str) -> RequestError:
+    return RequestError(
+        f"The {param} is larger than the at most {MAX_PIXELS} pixels that it may have. "
+        "Send a smaller one.",
+        param=param,
+        code="invalid_image",
+    )
 
 
 def _no_picture(param: str) -> RequestError:
