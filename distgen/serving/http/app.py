@@ -1,6 +1,7 @@
 """The HTTP application around a shelf of models; it knows nothing of Ray.
 
-    POST /v1/images/generations    GET /v1/models    GET /v1/models/{id}
+    POST /v1/images/generations    POST /v1/images/variations    POST /v1/images/edits
+    GET /v1/models    GET /v1/models/{id}
     GET /livez    GET /readyz    GET /docs
 
 Errors are always `{"error": {message, type, param, code}}`.
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp
 from distgen.serving.http.errors import add_handlers
 from distgen.serving.http.openai import models
 from distgen.serving.http.openai.generations import Generations
+from distgen.serving.http.openai.remakes import Remakes
 from distgen.serving.making.shelf import Shelf
 
 
@@ -25,6 +27,7 @@ def create_app(shelf: Shelf) -> ASGIApp:
     app = _frame(shelf)
     images = Generations(shelf)
     images.add_routes(app)
+    Remakes(shelf).add_routes(app)
     models.add_routes(app, shelf)
     return images.before(app)
 

@@ -54,5 +54,7 @@ def model_body(info: ModelInfo) -> dict[str, Any]:
         "mode": info.spec.mode,
         **moving,
         "classes": list(info.classes),
+        "latent_dim": info.latent_dim,
+        "capabilities": list(info.capabilities),
         "card": info.card,
     }
