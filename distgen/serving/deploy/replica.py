@@ -18,6 +18,7 @@ from distgen.core.storage import locate
 from distgen.launch.monitoring import watch_queue
 from distgen.registry.bundle import load_bundle
 from distgen.registry.resolve import resolve_model
+from distgen.serving.deploy.reporting import report
 from distgen.serving.http.app import create_app
 from distgen.serving.making.engine import MAX_WAITING, Engine, info_of, network_of
 from distgen.serving.making.shelf import Shelf
@@ -75,6 +76,8 @@ class _Replica:
     """One process that holds the model and answers HTTP."""
 
     def __init__(self, bundle_url: str) -> None:
+        replica = ray.get_runtime_context().get_actor_id()[:8]
+        self._terms = report(replica)
         on_gpu = bool(ray.get_gpu_ids())
         bundle = load_bundle(locate(bundle_url))
         self._engine = Engine(
@@ -88,9 +91,9 @@ class _Replica:
             lambda: self._engine.waiting,
             self._engine.max_waiting,
             model=bundle.name,
-            replica=ray.get_runtime_context().get_actor_id()[:8],
+            replica=replica,
         )
 
     def __serve_build_asgi_app__(self) -> Any:
         """The application, once the model is loaded (Ray Serve calls this)."""
-        return create_app(Shelf([self._engine]))
+        return create_app(Shelf([self._engine]), self._terms)

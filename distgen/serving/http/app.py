@@ -1,7 +1,7 @@
 """The HTTP application around a shelf of models; it knows nothing of Ray.
 
     POST /v1/images/generations    GET /v1/models    GET /v1/models/{id}
-    GET /livez    GET /readyz    GET /docs
+    GET /livez    GET /readyz    GET /metrics    GET /docs
 
 Errors are always `{"error": {message, type, param, code}}`.
 """
@@ -14,19 +14,27 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from distgen.serving.http import metrics
 from distgen.serving.http.errors import add_handlers
+from distgen.serving.http.observed import Observed, Terms
 from distgen.serving.http.openai import models
 from distgen.serving.http.openai.generations import Generations
 from distgen.serving.making.shelf import Shelf
 
 
-def create_app(shelf: Shelf) -> ASGIApp:
-    """The application that answers for the models of a shelf, and ends them with itself."""
+def create_app(shelf: Shelf, terms: Terms | None = None) -> ASGIApp:
+    """The application that answers for the models of a shelf, and ends them with itself.
+
+    Args:
+        shelf: The models.
+        terms: How long requests may take, and what is logged of them.
+    """
     app = _frame(shelf)
     images = Generations(shelf)
     images.add_routes(app)
     models.add_routes(app, shelf)
-    return images.before(app)
+    metrics.add_routes(app)
+    return Observed(images.before(app), {getattr(route, "path", "") for route in app.routes}, terms)
 
 
 def _frame(shelf: Shelf) -> FastAPI:

@@ -9,9 +9,14 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
+from distgen.serving.making.account import DeadlineError
 from distgen.serving.making.batching import QueueFullError
 from distgen.serving.making.shelf import UnknownModelError
+
+REASON = "distgen.reason"
+"""The scope's key under which an error leaves its code, for logs and metrics."""
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +86,21 @@ def queue_full(error: QueueFullError) -> RequestError:
     )
 
 
+def too_late() -> RequestError:
+    """The error for a request whose time passed before its pictures were made."""
+    return RequestError(
+        "The request's time passed before its pictures were made. "
+        "Ask for fewer at once, or allow more seconds with x-request-timeout.",
+        status=HTTPStatus.GATEWAY_TIMEOUT,
+        code="deadline_exceeded",
+    )
+
+
+def gone() -> RequestError:
+    """What is said to nobody, and to the log."""
+    return RequestError("The client has gone. Wait for the answer.", status=499, code="hung_up")
+
+
 async def answer_of(request: Request, error: Exception) -> Response:
     """The answer to a request that ended with an error, whichever it is."""
     match error:
@@ -90,6 +110,10 @@ async def answer_of(request: Request, error: Exception) -> Response:
             shaped = unknown_model(error)
         case QueueFullError():
             shaped = queue_full(error)
+        case DeadlineError():
+            shaped = too_late()
+        case ClientDisconnect():
+            shaped = gone()
         case HTTPException():
             shaped = _http_error(request, error)
         case _:
@@ -99,6 +123,7 @@ async def answer_of(request: Request, error: Exception) -> Response:
                 status=HTTPStatus.INTERNAL_SERVER_ERROR,
                 code="internal_error",
             )
+    request.scope[REASON] = shaped.code
     headers = dict(getattr(error, "headers", None) or {})
     if shaped.retry_after_s:
         headers["retry-after"] = str(shaped.retry_after_s)
@@ -107,7 +132,15 @@ async def answer_of(request: Request, error: Exception) -> Response:
 
 def add_handlers(app: FastAPI) -> None:
     """Give every error that leaves a route the API's shape."""
-    for kind in (RequestError, UnknownModelError, QueueFullError, HTTPException, Exception):
+    for kind in (
+        RequestError,
+        UnknownModelError,
+        QueueFullError,
+        DeadlineError,
+        ClientDisconnect,
+        HTTPException,
+        Exception,
+    ):
         app.exception_handler(kind)(answer_of)
 
 

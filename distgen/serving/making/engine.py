@@ -12,6 +12,7 @@ from distgen.core.spec import ImageSpec
 from distgen.metrics.animation import FRAMES_PER_SECOND
 from distgen.models.base import Sampler as ServedNetwork
 from distgen.registry.bundle import Bundle, BundleInfo
+from distgen.serving.making.account import current
 from distgen.serving.making.batching import Batcher
 from distgen.serving.making.encode import Format, encode
 from distgen.serving.making.sampler import Picture, Sampler, UInt8Images
@@ -127,6 +128,7 @@ class Engine:
             max_batch=min(max(8, self.sampler.largest_bucket), 32 if device == "cpu" else 64),
             max_waiting=max_waiting,
             finish_threads=encoder_threads,
+            name=info.name,
         )
 
     @property
@@ -144,7 +146,10 @@ class Engine:
 
         Raises:
             QueueFullError: Too much is waiting.
+            DeadlineError: The request's deadline has passed.
         """
+        account = current()
+        account.model, account.digest = self.info.name, self.info.digest
         return await self._batcher.submit([Order(picture, encoding) for picture in pictures])
 
     async def close(self) -> None:
