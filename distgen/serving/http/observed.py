@@ -123,7 +123,7 @@ class Observed:
 
     def _route(self, scope: Scope) -> str:
         if "route" in scope:
-            return str(scope["route"].path)
+            return str(scope["route"].path_format)
         return scope["path"] if scope["path"] in self._paths else "other"
 
 
