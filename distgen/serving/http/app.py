@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from distgen.serving.http import metrics
-from distgen.serving.http.errors import add_handlers
+from distgen.serving.http.errors import EVERYWHERE, add_handlers, documented
 from distgen.serving.http.observed import Observed, Terms
 from distgen.serving.http.openai import models
 from distgen.serving.http.openai.generations import Generations
@@ -46,7 +46,10 @@ def _frame(shelf: Shelf) -> FastAPI:
         await shelf.close()
 
     app = FastAPI(
-        title="distgen", summary="Images by class, as the OpenAI API speaks.", lifespan=lifespan
+        title="distgen",
+        summary="Images by class, as the OpenAI API speaks.",
+        lifespan=lifespan,
+        responses=documented(*EVERYWHERE),
     )
 
     @app.get("/livez")

@@ -21,6 +21,46 @@ REASON = "distgen.reason"
 _log = logging.getLogger(__name__)
 
 
+_WORDS = {"type": "string"}
+_ERROR_SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "additionalProperties": False,
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "additionalProperties": False,
+            "properties": {
+                "message": _WORDS,
+                "type": {"enum": ["invalid_request_error", "rate_limit_error", "server_error"]},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_WHEN = {
+    400: "The request is wrong: a field, a header, or the body itself.",
+    404: "There is no such model.",
+    408: "The body took too long to arrive.",
+    413: "The body is too large.",
+    429: "Too much is waiting; `Retry-After` says when to come again.",
+    500: "The endpoint failed; its log says why.",
+    504: "The request's time passed before its answer was made.",
+}
+EVERYWHERE = (400, 500)
+"""Statuses that any route may answer with."""
+FOR_PICTURES = (404, 408, 413, 429, 504)
+"""Further statuses of routes that make pictures."""
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What the OpenAPI document says of answers that are errors, for `responses=`."""
+    content = {"application/json": {"schema": _ERROR_SCHEMA}}
+    return {status: {"description": _WHEN[status], "content": content} for status in statuses}
+
+
 class RequestError(Exception):
     """A request that gets no pictures; becomes the API's error object.
 

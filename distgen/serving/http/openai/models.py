@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from distgen.serving.http.errors import documented
 from distgen.serving.making.engine import ModelInfo
 from distgen.serving.making.shelf import Shelf
 
@@ -18,7 +19,7 @@ def add_routes(app: FastAPI, shelf: Shelf) -> None:
         """What is served here."""
         return {"object": "list", "data": [model_body(info) for info in shelf.models()]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", responses=documented(404))
     async def model(name: str) -> dict[str, Any]:
         """One model."""
         async with shelf.lend(name) as engine:

@@ -40,7 +40,8 @@ def plan(request: ImagesRequest, info: ModelInfo, fresh_seed: int) -> Plan:
     """
     if request.size not in (None, "auto", info.size):
         raise RequestError(
-            f"size {request.size!r} is not what this model makes. Use {info.size!r} or 'auto'.",
+            f"size {shorten(str(request.size))!r} is not what this model makes. "
+            f"Use {info.size!r} or 'auto'.",
             param="size",
         )
     seed = fresh_seed if request.seed is None else request.seed
