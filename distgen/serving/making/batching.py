@@ -115,10 +115,7 @@ class Batcher(Generic[Item, Draft, Result]):
         left_s = account.deadline - started
         if left_s <= 0:
             raise DeadlineError
-        too_many = self.waiting + len(items) - self.max_waiting
-        if too_many > 0:
-            retry_after_s = max(1, math.ceil(too_many / (self._items_per_s or too_many)))
-            raise QueueFullError(self.waiting, self.max_waiting, retry_after_s)
+        self.require_room(len(items))
         loop = asyncio.get_running_loop()
         job: _Job[Item, Result] = _Job(items, loop.create_future(), {}, account.deadline)
         alarm = None if left_s == math.inf else loop.call_later(left_s, job.expire)
@@ -139,6 +136,17 @@ class Batcher(Generic[Item, Draft, Result]):
             account.forward_s += job.forward_s
             account.encode_s += encode_s
             account.queue_s += max(0.0, ended - started - job.forward_s - encode_s)
+
+    def require_room(self, count: int) -> None:
+        """Refuse so many items at once, before anything is prepared for them.
+
+        Raises:
+            QueueFullError: With them more than may wait would wait.
+        """
+        too_many = self.waiting + count - self.max_waiting
+        if too_many > 0:
+            retry_after_s = max(1, math.ceil(too_many / (self._items_per_s or too_many)))
+            raise QueueFullError(self.waiting, self.max_waiting, retry_after_s)
 
     async def close(self) -> None:
         """Fail what waits, let the running batch end, and join the threads."""

@@ -148,9 +148,22 @@ class Engine:
             QueueFullError: Too much is waiting.
             DeadlineError: The request's deadline has passed.
         """
+        self._sign()
+        return await self._batcher.submit([Order(picture, encoding) for picture in pictures])
+
+    def require_room(self, count: int) -> None:
+        """Refuse so many pictures before they are planned, which costs most of a refusal.
+
+        Raises:
+            QueueFullError: Too much is waiting.
+        """
+        self._sign()
+        self._batcher.require_room(count)
+
+    def _sign(self) -> None:
+        """Tell the request's account who makes its pictures."""
         account = current()
         account.model, account.digest = self.info.name, self.info.digest
-        return await self._batcher.submit([Order(picture, encoding) for picture in pictures])
 
     async def close(self) -> None:
         """End the threads when the running batch is done."""

@@ -74,6 +74,7 @@ class Generations:
         wanted = parse_request(body)
         async with self._shelf.lend(wanted.model) as engine:
             info = engine.info
+            engine.require_room(wanted.n or len(wanted.class_labels or ()) or 1)
             planned = plan(wanted, info, fresh_seed=secrets.randbits(53))
             files = await engine.generate(planned.pictures, planned.encoding)
         encoded = [base64.b64encode(file).decode("ascii") for file in files]
