@@ -28,6 +28,8 @@ REFRESH_S = 2.0
 """Seconds between two settings of a gauge: well below Ray's report interval of 10 s."""
 
 Labels = Mapping[str, str]
+Sample = tuple["Metric", Labels, float]
+"""A metric, its labels, and its value now."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,28 @@ class Metric:
 
     name: str
     """With its unit, as Prometheus wants it; that of a counter ends in `_total`."""
-    kind: Literal["gauge", "counter"]
+    kind: Literal["gauge", "counter", "histogram"]
     help: str
     labels: tuple[str, ...]
+    bounds: tuple[float, ...] = ()
+    """Upper ends of a histogram's buckets, ascending; another has no end."""
 
     @property
     def exported(self) -> str:
-        """The name that queries use."""
+        """The name that queries use, of a histogram without `_bucket`, `_sum` or `_count`."""
         return f"ray_{self.name}"
+
+    def series(self) -> tuple[Metric, Metric, Metric]:
+        """What a histogram is made of: `_bucket`, by label `le`, `_sum` and `_count`.
+
+        They are gauges, which a process sets to all that it has counted, since Ray's own
+        histograms cost as much for each observation as these for all of them together.
+        """
+        return (
+            Metric(f"{self.name}_bucket", "gauge", self.help, (*self.labels, "le")),
+            Metric(f"{self.name}_sum", "gauge", self.help, self.labels),
+            Metric(f"{self.name}_count", "gauge", self.help, self.labels),
+        )
 
 
 def _of_run(name: str, text: str) -> Metric:
@@ -92,6 +108,35 @@ WAITING_IMAGES_LIMIT = Metric(
     "The most that may wait in a replica; requests beyond are answered 429.",
     ("model", "replica"),
 )
+REQUESTS = Metric(
+    "distgen_serve_requests_total",
+    "counter",
+    "Answered requests, by status and, where refused, the error's code.",
+    ("model", "replica", "route", "status", "reason"),
+)
+IMAGES = Metric(
+    "distgen_serve_images_total", "counter", "Pictures that were sent.", ("model", "replica")
+)
+STAGE_SECONDS = Metric(
+    "distgen_serve_stage_seconds",
+    "histogram",
+    "Time of requests for pictures: queue, forward, encode, and total from first to last byte.",
+    ("model", "replica", "stage"),
+    (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0),
+)
+BATCH_IMAGES = Metric(
+    "distgen_serve_batch_images",
+    "histogram",
+    "Pictures in one run of the network.",
+    ("model", "replica"),
+    (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0),
+)
+SWAPS = Metric(
+    "distgen_serve_swaps_total",
+    "counter",
+    "Other weights that took over (`done`), or did not and why, by outcome.",
+    ("model", "replica", "outcome"),
+)
 
 METRICS = (
     IMAGES_PER_SECOND,
@@ -108,6 +153,11 @@ METRICS = (
     DEPARTURES,
     WAITING_IMAGES,
     WAITING_IMAGES_LIMIT,
+    REQUESTS,
+    IMAGES,
+    STAGE_SECONDS,
+    BATCH_IMAGES,
+    SWAPS,
 )
 
 
@@ -117,8 +167,8 @@ class Sink(Protocol):
     def set(self, metric: Metric, value: float, labels: Labels) -> None:
         """A gauge has this value now."""
 
-    def add(self, metric: Metric, labels: Labels) -> None:
-        """A counter goes up by one."""
+    def add(self, metric: Metric, labels: Labels, by: float = 1) -> None:
+        """A counter goes up."""
 
 
 class RayMetrics:
@@ -131,9 +181,9 @@ class RayMetrics:
         """A gauge has this value now."""
         self._instrument(metric).set(value, dict(labels))
 
-    def add(self, metric: Metric, labels: Labels) -> None:
-        """A counter goes up by one."""
-        self._instrument(metric).inc(1, dict(labels))
+    def add(self, metric: Metric, labels: Labels, by: float = 1) -> None:
+        """A counter goes up."""
+        self._instrument(metric).inc(by, dict(labels))
 
     def _instrument(self, metric: Metric) -> Any:
         if metric not in self._made:
@@ -238,6 +288,35 @@ def watch_queue(
         return {WAITING_IMAGES: waiting(), WAITING_IMAGES_LIMIT: limit}
 
     return _watch(look, {"model": model, "replica": replica}, sink, ended)
+
+
+def tell_often(
+    samples: Callable[[], Iterable[Sample]],
+    *,
+    sink: Sink | None = None,
+    ended: threading.Event | None = None,
+) -> threading.Thread:
+    """Pass on every few seconds all that a process has counted, from a thread of its own.
+
+    Args:
+        samples: Totals since the process began, and gauges.
+        sink: Where values go.
+        ended: Ends the thread; without it, the process does.
+    """
+    target = sink or RayMetrics()
+    told: dict[tuple[str, ...], float] = {}
+
+    def tell() -> None:
+        for metric, labels, value in samples():
+            if metric.kind == "gauge":
+                target.set(metric, value, labels)
+                continue
+            key = (metric.name, *labels.values())
+            if value > told.get(key, 0.0):
+                target.add(metric, labels, value - told.get(key, 0.0))
+                told[key] = value
+
+    return _repeat(tell, ended or threading.Event())
 
 
 def watch_shm(

@@ -18,7 +18,7 @@ from distgen.core.errors import DistgenError, UsageError
 from distgen.core.ports import free_port, is_free, is_loopback, is_own, url_of
 from distgen.core.storage import Location
 from distgen.launch.cluster import Room, connect, slots
-from distgen.serving.deploy.environment import serve_environment
+from distgen.serving.deploy.environment import passed_on, serve_environment
 from distgen.serving.making.loading import checked
 from distgen.serving.making.references import Reference, references
 
@@ -109,7 +109,7 @@ def running(
             num_cpus=0,
             resources=_ON_HEAD,
             max_concurrency=2,  # it can be told to stop while it starts
-            runtime_env={"env_vars": prepared.environment},
+            runtime_env={"env_vars": {**passed_on(), **prepared.environment}},
         )
         .remote(prepared.folder)
     )

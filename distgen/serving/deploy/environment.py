@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import stat
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from distgen.core.ports import free_port
+from distgen.serving.http.observed import ACCESS_LOG_VARIABLE
 
 _DRAIN_S = "0.5"
+_HEADERS_S = 10
+"""For a request's line and headers to arrive. Its body has a limit of the application's."""
+_SLOW_READER_S = 60
+"""For a client to take some more of its answer, or to send some more."""
 
-# Ray's template binds the two ports of its own on every interface and has no setting for it. The
-# configuration is written anew before each start of HAProxy, so each start mends it first. HAProxy
-# must also not outlive the process that started it, however that one ends.
-_HAPROXY_ON_LOOPBACK = """\
+# Ray's template binds the two ports of its own on every interface and sets no time for headers, and
+# has no setting for it. The configuration is written anew before each start of HAProxy, so each
+# start mends it first. HAProxy must also not outlive the process that started it, however that one
+# ends.
+_MENDED_HAPROXY = """\
 import ctypes, os, re, signal, sys
 config = sys.argv[sys.argv.index("-f") + 1]
 with open(config) as file:
     text = file.read()
+text = re.sub(r"(?m)^(\\s*bind )\\*?:({ports})$", r"\\g<1>127.0.0.1:\\2", text)
+if "timeout http-request" not in text:
+    text = re.sub(r"(?m)^defaults\\b.*$", r"\\g<0>\\n    timeout http-request {headers_s}s", text)
 with open(config, "w") as file:
-    file.write(re.sub(r"(?m)^(\\s*bind )\\*?:({ports})$", r"\\g<1>127.0.0.1:\\2", text))
+    file.write(text)
 PR_SET_PDEATHSIG = 1
 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 os.execv({haproxy!r}, [{haproxy!r}, *sys.argv[1:]])
@@ -39,7 +50,9 @@ def serve_environment(folder: Path, haproxy: str) -> dict[str, str]:
     """
     ports = [free_port(), free_port()]
     starter = folder / "haproxy"
-    program = _HAPROXY_ON_LOOPBACK.format(ports="|".join(map(str, ports)), haproxy=haproxy)
+    program = _MENDED_HAPROXY.format(
+        ports="|".join(map(str, ports)), headers_s=_HEADERS_S, haproxy=haproxy
+    )
     # The shell, since the kernel takes no interpreter with a space or a long path.
     command = shlex.join([sys.executable, "-IS", "-c", program])
     starter.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
@@ -52,6 +65,7 @@ def serve_environment(folder: Path, haproxy: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports[1]),
         # A line of log per request, parsed in Python, would cost more than HAProxy itself.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(_SLOW_READER_S),
         # The default folder is shared by all users of the machine, admin socket included.
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
@@ -61,4 +75,13 @@ def serve_environment(folder: Path, haproxy: str) -> dict[str, str]:
         # Nothing stands in front of this HAProxy that would have to notice first: 30 s by default.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": _DRAIN_S,
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": _DRAIN_S,
+    }
+
+
+def passed_on(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What of the environment of `distgen serve` is meant for the endpoint's processes."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith("OTEL_") or name == ACCESS_LOG_VARIABLE
     }

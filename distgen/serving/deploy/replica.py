@@ -17,6 +17,7 @@ from ray.serve.schema import LoggingConfig
 from distgen.core.config import Config, parse
 from distgen.core.sizes import Bytes
 from distgen.launch.monitoring import watch_queue
+from distgen.serving.deploy.reporting import report
 from distgen.serving.http.app import create_app
 from distgen.serving.making.engine import MAX_WAITING, Engine
 from distgen.serving.making.loading import checked
@@ -93,6 +94,8 @@ class _Replica:
     """One process that holds the models and answers HTTP."""
 
     def __init__(self, references: tuple[Reference, ...], memory_bytes: int | None = None) -> None:
+        replica = ray.get_runtime_context().get_actor_id()[:8]
+        self._terms = report(replica)
         on_gpu = bool(ray.get_gpu_ids())
         make = partial(
             Engine,
@@ -106,9 +109,9 @@ class _Replica:
                 partial(self._shelf.waiting, info.name),
                 MAX_WAITING,
                 model=info.name,
-                replica=ray.get_runtime_context().get_actor_id()[:8],
+                replica=replica,
             )
 
     def __serve_build_asgi_app__(self) -> Any:
         """The application, once the models are loaded (Ray Serve calls this)."""
-        return create_app(self._shelf)
+        return create_app(self._shelf, self._terms)

@@ -2,7 +2,7 @@
 
     POST /v1/images/generations    POST /v1/images/variations    POST /v1/images/edits
     GET /v1/models    GET /v1/models/{id}
-    GET /livez    GET /readyz    GET /docs
+    GET /livez    GET /readyz    GET /metrics    GET /docs
 
 Errors are always `{"error": {message, type, param, code}}`.
 """
@@ -15,21 +15,29 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from distgen.serving.http.errors import add_handlers
+from distgen.serving.http import metrics
+from distgen.serving.http.errors import EVERYWHERE, add_handlers, documented
+from distgen.serving.http.observed import Observed, Terms
 from distgen.serving.http.openai import models
 from distgen.serving.http.openai.generations import Generations
 from distgen.serving.http.openai.remakes import Remakes
 from distgen.serving.making.shelf import Shelf
 
 
-def create_app(shelf: Shelf) -> ASGIApp:
-    """The application that answers for the models of a shelf, and ends them with itself."""
+def create_app(shelf: Shelf, terms: Terms | None = None) -> ASGIApp:
+    """The application that answers for the models of a shelf, and ends them with itself.
+
+    Args:
+        shelf: The models.
+        terms: How long requests may take, and what is logged of them.
+    """
     app = _frame(shelf)
     images = Generations(shelf)
     images.add_routes(app)
     Remakes(shelf).add_routes(app)
     models.add_routes(app, shelf)
-    return images.before(app)
+    metrics.add_routes(app)
+    return Observed(images.before(app), {getattr(route, "path", "") for route in app.routes}, terms)
 
 
 def _frame(shelf: Shelf) -> FastAPI:
@@ -42,7 +50,10 @@ def _frame(shelf: Shelf) -> FastAPI:
         await shelf.close()
 
     app = FastAPI(
-        title="distgen", summary="Images by class, as the OpenAI API speaks.", lifespan=lifespan
+        title="distgen",
+        summary="Images by class, as the OpenAI API speaks.",
+        lifespan=lifespan,
+        responses=documented(*EVERYWHERE),
     )
 
     @app.get("/livez")

@@ -19,15 +19,23 @@ async def read_body(request: Request, most: int = MAX_BODY_BYTES) -> bytes:
         most: As many there may be.
 
     Raises:
-        RequestError: There are more.
+        RequestError: There are more, or its length says so before it comes.
     """
+    announced = request.headers.get("content-length", "")
+    # Twenty digits are more than a body can have.
+    if announced.isascii() and announced.isdigit() and int(announced[:20]) > most:
+        raise _too_large(most)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > most:
-            raise RequestError(
-                f"The body is larger than {most} bytes. Ask for less at once.",
-                status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                code="body_too_large",
-            )
+            raise _too_large(most)
     return bytes(body)
+
+
+def _too_large(most: int) -> RequestError:
+    return RequestError(
+        f"The body is larger than {most} bytes. Ask for less at once.",
+        status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        code="body_too_large",
+    )

@@ -9,12 +9,57 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
+from distgen.serving.making.account import DeadlineError
 from distgen.serving.making.batching import QueueFullError
 from distgen.serving.making.memory import UnloadableModelError
 from distgen.serving.making.shelf import UnknownModelError
 
+REASON = "distgen.reason"
+"""The scope's key under which an error leaves its code, for logs and metrics."""
+
 _log = logging.getLogger(__name__)
+
+
+_WORDS = {"type": "string"}
+_ERROR_SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "additionalProperties": False,
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "additionalProperties": False,
+            "properties": {
+                "message": _WORDS,
+                "type": {"enum": ["invalid_request_error", "rate_limit_error", "server_error"]},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_WHEN = {
+    400: "The request is wrong: a field, a header, or the body itself.",
+    404: "There is no such model.",
+    408: "The body took too long to arrive.",
+    413: "The body is too large.",
+    429: "Too much is waiting; `Retry-After` says when to come again.",
+    500: "The endpoint failed; its log says why.",
+    504: "The request's time passed before its answer was made.",
+}
+EVERYWHERE = (400, 500)
+"""Statuses that any route may answer with."""
+FOR_PICTURES = (404, 408, 413, 429, 504)
+"""Further statuses of routes that make pictures."""
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What the OpenAPI document says of answers that are errors, for `responses=`."""
+    content = {"application/json": {"schema": _ERROR_SCHEMA}}
+    return {status: {"description": _WHEN[status], "content": content} for status in statuses}
 
 
 class RequestError(Exception):
@@ -92,6 +137,21 @@ def unloadable_model(error: UnloadableModelError) -> RequestError:
     )
 
 
+def too_late() -> RequestError:
+    """The error for a request whose time passed before its pictures were made."""
+    return RequestError(
+        "The request's time passed before its pictures were made. "
+        "Ask for fewer at once, or allow more seconds with x-request-timeout.",
+        status=HTTPStatus.GATEWAY_TIMEOUT,
+        code="deadline_exceeded",
+    )
+
+
+def gone() -> RequestError:
+    """What is said to nobody, and to the log."""
+    return RequestError("The client has gone. Wait for the answer.", status=499, code="hung_up")
+
+
 async def answer_of(request: Request, error: Exception) -> Response:
     """The answer to a request that ended with an error, whichever it is."""
     match error:
@@ -103,6 +163,10 @@ async def answer_of(request: Request, error: Exception) -> Response:
             shaped = unloadable_model(error)
         case QueueFullError():
             shaped = queue_full(error)
+        case DeadlineError():
+            shaped = too_late()
+        case ClientDisconnect():
+            shaped = gone()
         case HTTPException():
             shaped = _http_error(request, error)
         case _:
@@ -112,6 +176,7 @@ async def answer_of(request: Request, error: Exception) -> Response:
                 status=HTTPStatus.INTERNAL_SERVER_ERROR,
                 code="internal_error",
             )
+    request.scope[REASON] = shaped.code
     headers = dict(getattr(error, "headers", None) or {})
     if shaped.retry_after_s:
         headers["retry-after"] = str(shaped.retry_after_s)
@@ -120,8 +185,16 @@ async def answer_of(request: Request, error: Exception) -> Response:
 
 def add_handlers(app: FastAPI) -> None:
     """Give every error that leaves a route the API's shape."""
-    ours = (RequestError, UnknownModelError, UnloadableModelError, QueueFullError)
-    for kind in (*ours, HTTPException, Exception):
+    for kind in (
+        RequestError,
+        UnknownModelError,
+        UnloadableModelError,
+        QueueFullError,
+        DeadlineError,
+        ClientDisconnect,
+        HTTPException,
+        Exception,
+    ):
         app.exception_handler(kind)(answer_of)
 
 

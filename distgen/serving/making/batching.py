@@ -13,7 +13,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
+
+from distgen.serving.making.account import DeadlineError, current, tell_batch
 
 Item = TypeVar("Item")
 Draft = TypeVar("Draft")
@@ -43,8 +46,17 @@ class _Job(Generic[Item, Result]):
     items: Sequence[Item]
     done: asyncio.Future[list[Result]]
     results: dict[int, Result]
+    deadline: float
     taken: int = 0
     told: Callable[[int, Result], None] | None = None
+    forward_s: float = 0.0
+    drawn: float = math.inf
+    """When the last batch with an item of it came out of `work`."""
+
+    def expire(self) -> None:
+        """Nobody waits any more."""
+        if not self.done.done():
+            self.done.set_exception(DeadlineError())
 
 
 class Batcher(Generic[Item, Draft, Result]):
@@ -52,8 +64,8 @@ class Batcher(Generic[Item, Draft, Result]):
 
     `work` runs in one thread, a batch at a time; `finish` follows in other threads while the next
     batch runs. Requests take turns: each gets an equal part of a batch, so that a small one does
-    not wait for a large one. Whoever is cancelled leaves the queue at once; what a batch already
-    holds of it is made and thrown away.
+    not wait for a large one. Whoever is cancelled, or whose deadline passes, leaves the queue at
+    once; what a batch already holds of it is made and thrown away.
 
     Args:
         work: Called with at most `max_batch` items; returns one draft per item.
@@ -61,6 +73,7 @@ class Batcher(Generic[Item, Draft, Result]):
         max_batch: The most items in a batch.
         max_waiting: Items that may wait or run; a request beyond is refused.
         finish_threads: Threads that share the finishing of a batch.
+        name: What meters know it by.
     """
 
     def __init__(
@@ -71,7 +84,9 @@ class Batcher(Generic[Item, Draft, Result]):
         max_batch: int,
         max_waiting: int,
         finish_threads: int = 1,
+        name: str = "",
     ) -> None:
+        self.name = name
         self.waiting = 0
         """Items that wait, run or are being finished."""
         self.max_waiting = max_waiting
@@ -85,11 +100,12 @@ class Batcher(Generic[Item, Draft, Result]):
         self._running: asyncio.Task[None] | None = None
         self._finishing: set[asyncio.Task[None]] = set()
         self._items_per_s = 0.0
+        QUEUES.add(self)
 
     async def submit(
         self, items: Sequence[Item], told: Callable[[int, Result], None] | None = None
     ) -> list[Result]:
-        """The results of `items`, in order.
+        """The results of `items`, in order; the time they took goes to the caller's account.
 
         Args:
             items: What to make.
@@ -97,15 +113,19 @@ class Batcher(Generic[Item, Draft, Result]):
 
         Raises:
             QueueFullError: With these items more than may wait would wait.
+            DeadlineError: The account's deadline has passed; what has not run yet never does.
         """
         if not items:
             return []
-        too_many = self.waiting + len(items) - self.max_waiting
-        if too_many > 0:
-            retry_after_s = max(1, math.ceil(too_many / (self._items_per_s or too_many)))
-            raise QueueFullError(self.waiting, self.max_waiting, retry_after_s)
-        done = asyncio.get_running_loop().create_future()
-        job: _Job[Item, Result] = _Job(items, done, {}, told=told)
+        account, started = current(), time.monotonic()
+        account.pictures += len(items)
+        left_s = account.deadline - started
+        if left_s <= 0:
+            raise DeadlineError
+        self.require_room(len(items))
+        loop = asyncio.get_running_loop()
+        job: _Job[Item, Result] = _Job(items, loop.create_future(), {}, account.deadline, told=told)
+        alarm = None if left_s == math.inf else loop.call_later(left_s, job.expire)
         self._queue.append(job)
         self.waiting += len(items)
         if self._running is None:
@@ -113,9 +133,27 @@ class Batcher(Generic[Item, Draft, Result]):
         try:
             return await job.done
         finally:
+            if alarm is not None:
+                alarm.cancel()
             if job in self._queue:
                 self._queue.remove(job)
                 self.waiting -= len(items) - job.taken
+            ended = time.monotonic()
+            encode_s = max(0.0, ended - job.drawn)
+            account.forward_s += job.forward_s
+            account.encode_s += encode_s
+            account.queue_s += max(0.0, ended - started - job.forward_s - encode_s)
+
+    def require_room(self, count: int) -> None:
+        """Refuse so many items at once, before anything is prepared for them.
+
+        Raises:
+            QueueFullError: With them more than may wait would wait.
+        """
+        too_many = self.waiting + count - self.max_waiting
+        if too_many > 0:
+            retry_after_s = max(1, math.ceil(too_many / (self._items_per_s or too_many)))
+            raise QueueFullError(self.waiting, self.max_waiting, retry_after_s)
 
     async def close(self) -> None:
         """Fail what waits, let the running batch end, and join the threads."""
@@ -140,7 +178,12 @@ class Batcher(Generic[Item, Draft, Result]):
             except Exception as error:
                 self._fail(batch, error)
             else:
-                self._note_speed(len(batch), time.monotonic() - started)
+                ended = time.monotonic()
+                self._note_speed(len(batch), ended - started)
+                for job in dict.fromkeys(job for job, _ in batch):
+                    job.forward_s += ended - started
+                    job.drawn = ended
+                tell_batch(self.name, len(batch))
                 task = asyncio.create_task(self._finish_batch(batch, items, drafts))
                 self._finishing.add(task)
                 task.add_done_callback(self._finishing.discard)
@@ -149,9 +192,12 @@ class Batcher(Generic[Item, Draft, Result]):
 
     def _next_batch(self) -> list[tuple[_Job[Item, Result], int]]:
         batch: list[tuple[_Job[Item, Result], int]] = []
+        now = time.monotonic()
         while self._queue and len(batch) < self._max_batch:
             share = max(1, (self._max_batch - len(batch)) // len(self._queue))
             job = self._queue.popleft()
+            if job.deadline <= now:  # its alarm rings only once the event loop has time
+                job.expire()
             if job.done.done():  # failed in an earlier batch, or cancelled just now
                 self.waiting -= len(job.items) - job.taken
                 continue
@@ -199,3 +245,7 @@ class Batcher(Generic[Item, Draft, Result]):
     def _note_speed(self, items: int, seconds: float) -> None:
         speed = items / max(seconds, 1e-6)
         self._items_per_s = speed if not self._items_per_s else (self._items_per_s * 7 + speed) / 8
+
+
+QUEUES: WeakSet[Batcher[Any, Any, Any]] = WeakSet()
+"""All of this process, for meters."""

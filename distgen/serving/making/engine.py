@@ -13,6 +13,7 @@ from distgen.core.spec import ImageSpec
 from distgen.metrics.animation import FRAMES_PER_SECOND, AnimationFormat, animate
 from distgen.models.base import Sampler as ServedNetwork
 from distgen.registry.bundle import Bundle, BundleInfo
+from distgen.serving.making.account import current
 from distgen.serving.making.batching import Batcher
 from distgen.serving.making.encode import Format, encode
 from distgen.serving.making.remaking import Edit, Remaker, Variation, Wanted, can_remake
@@ -150,6 +151,7 @@ class Engine:
             max_batch=min(max(8, self.sampler.largest_bucket), 32 if device == "cpu" else 64),
             max_waiting=max_waiting,
             finish_threads=encoder_threads,
+            name=info.name,
         )
         self._remakes = self._remake_batcher() if can_remake(network, info.spec) else None
 
@@ -168,6 +170,7 @@ class Engine:
 
         Raises:
             QueueFullError: Too much is waiting.
+            DeadlineError: The request's deadline has passed.
         """
         return await self._make(pictures, encoding)
 
@@ -202,6 +205,20 @@ class Engine:
         moving: AnimationFormat = "webp" if encoding.format == "webp" else "gif"
         return await asyncio.to_thread(animate, frames_thwc, moving, encoding.rate)
 
+    def require_room(self, count: int) -> None:
+        """Refuse so many pictures before they are planned, which costs most of a refusal.
+
+        Raises:
+            QueueFullError: Too much is waiting.
+        """
+        self._sign()
+        self._batcher.require_room(count)
+
+    def _sign(self) -> None:
+        """Tell the request's account who makes its pictures."""
+        account = current()
+        account.model, account.digest = self.info.name, self.info.digest
+
     async def close(self) -> None:
         """End the threads when the running batch is done."""
         await self._batcher.close()
@@ -215,6 +232,7 @@ class Engine:
         told: Callable[[int, bytes], None] | None = None,
     ) -> list[bytes]:
         """All that is asked of the engine goes through here."""
+        self._sign()
         batcher = self._batcher
         if not all(isinstance(picture, Picture) for picture in pictures):
             if self._remakes is None:
@@ -235,7 +253,11 @@ class Engine:
             return remaker.remake(wanted)
 
         return Batcher(
-            remake, encode_orders, max_batch=_REMADE_TOGETHER, max_waiting=MAX_REMADE_WAITING
+            remake,
+            encode_orders,
+            max_batch=_REMADE_TOGETHER,
+            max_waiting=MAX_REMADE_WAITING,
+            name=self.info.name,
         )
 
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from distgen.core.errors import UsageError
+from distgen.serving.making.account import tell_swap
 from distgen.serving.making.engine import Engine, ModelInfo
 from distgen.serving.making.loading import MakeEngine, Outline
 from distgen.serving.making.memory import Copy, Memory
@@ -174,6 +175,8 @@ class Shelf:
             await asyncio.sleep(FOLLOW_EVERY_S)
 
     def _tell(self, change: Change) -> None:
+        if change.kind != "trial":
+            tell_swap(change.model, "done" if change.kind == "swap" else "refused")
         for listener in self.listeners:
             listener(change)
 

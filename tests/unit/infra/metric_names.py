@@ -13,6 +13,8 @@ import distgen
 from distgen.launch.monitoring import METRICS
 
 _WORDS = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_HISTOGRAM_SERIES = re.compile(r"^(ray_distgen_\w+)_(?:bucket|sum|count)$")
+"""Of ours; Ray's are known by their stems, too."""
 _FUNCTIONS = {
     "clamp_min", "histogram_quantile", "last_over_time", "max", "rate", "sum", "time", "count",
     "label_replace", "avg", "min", "label_values", "delta",
@@ -28,7 +30,7 @@ def used_in(query: str) -> set[str]:
     bare = re.sub(r"\b(by|on|without|ignoring)\s*\([^)]*\)", "", bare)  # labels
     bare = re.sub(r"\boffset\s+\w+", "", bare)
     words = {word for word in _WORDS.findall(bare) if not re.fullmatch(r"e\d+|x", word)}
-    return words - _FUNCTIONS - _OPERATORS
+    return {_HISTOGRAM_SERIES.sub(r"\1", word) for word in words - _FUNCTIONS - _OPERATORS}
 
 
 def unknown_events(queries: Iterable[str]) -> set[str]:

@@ -28,6 +28,7 @@ async def respond(
     model: str | None,
     needs: Sequence[str],
     prepare: Callable[[ModelInfo], Awaitable[Plan]],
+    least: int = 0,
 ) -> Response:
     """The answer with the pictures, or the first of them.
 
@@ -37,6 +38,7 @@ async def respond(
         model: Which of them is asked for; None: the first.
         needs: What it has to be capable of.
         prepare: What to make, given the model.
+        least: Pictures that it comes down to at the least, where they are drawn from seeds.
 
     Raises:
         RequestError: The model cannot do it, or `prepare` says no.
@@ -48,6 +50,7 @@ async def respond(
         info = engine.info
         for capability in needs:
             require(capability, info, shelf.models())
+        engine.require_room(least)
         planned = await prepare(info)
         headers = {DIGEST_HEADER: info.digest}
         if not planned.is_stream:

