@@ -1,7 +1,7 @@
 """The HTTP application around a shelf of models; it knows nothing of Ray.
 
     POST /v1/images/generations    GET /v1/models    GET /v1/models/{id}
-    GET /livez    GET /readyz    GET /docs
+    GET /v1/models/{id}/latents    GET /livez    GET /readyz    GET /    GET /docs
 
 Errors are always `{"error": {message, type, param, code}}`.
 """
@@ -14,8 +14,9 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from distgen.serving.http import pages
 from distgen.serving.http.errors import add_handlers
-from distgen.serving.http.openai import models
+from distgen.serving.http.openai import latents, models
 from distgen.serving.http.openai.generations import Generations
 from distgen.serving.making.shelf import Shelf
 
@@ -25,7 +26,9 @@ def create_app(shelf: Shelf) -> ASGIApp:
     app = _frame(shelf)
     images = Generations(shelf)
     images.add_routes(app)
+    latents.add_routes(app, shelf)  # before the models, whose names may hold slashes
     models.add_routes(app, shelf)
+    pages.add_routes(app)
     return images.before(app)
 
 
@@ -38,15 +41,21 @@ def _frame(shelf: Shelf) -> FastAPI:
         await shelf.close()
 
     app = FastAPI(
-        title="distgen", summary="Images by class, as the OpenAI API speaks.", lifespan=lifespan
+        title="distgen",
+        summary="Images by class, as the OpenAI API speaks.",
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's own pages load their scripts from a CDN; see `pages`
+        redoc_url=None,
     )
 
     @app.get("/livez")
     async def live() -> dict[str, str]:
+        """Whether the process answers at all."""
         return {"status": "live"}
 
     @app.get("/readyz")
     async def ready() -> dict[str, str]:
+        """Whether pictures can be asked for, and of which model."""
         # An engine exists only once its model is loaded and has run.
         info = shelf.models()[0]
         return {"status": "ready", "model": info.name, "digest": info.digest}

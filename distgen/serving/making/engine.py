@@ -14,6 +14,7 @@ from distgen.models.base import Sampler as ServedNetwork
 from distgen.registry.bundle import Bundle, BundleInfo
 from distgen.serving.making.batching import Batcher
 from distgen.serving.making.encode import Format, encode
+from distgen.serving.making.leading import leading_latents
 from distgen.serving.making.sampler import Picture, Sampler, UInt8Images
 
 MAX_WAITING = 1024
@@ -52,6 +53,10 @@ class ModelInfo:
     """Unix time at which the model was loaded."""
     card: str = ""
     """The quality card in one line."""
+    latent_dim: int = 0
+    """Size of the latent vector that a picture is made from."""
+    leading_latents: tuple[int, ...] = ()
+    """Places in that vector worth moving by hand, the most telling first."""
 
     @property
     def size(self) -> str:
@@ -87,14 +92,17 @@ def info_of(bundle: Bundle, created: int) -> ModelInfo:
         bundle: The bundle, loaded.
         created: Unix time.
     """
+    network = network_of(bundle)
     return ModelInfo(
         name=bundle.name,
         digest=bundle.digest,
         family=bundle.config.model.family,
         spec=bundle.spec,
-        num_classes=network_of(bundle).num_classes,
+        num_classes=network.num_classes,
         created=created,
         card=card_line(bundle),
+        latent_dim=network.latent_dim,
+        leading_latents=leading_latents(bundle.card, network.latent_dim),
     )
 
 

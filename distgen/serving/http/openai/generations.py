@@ -25,7 +25,12 @@ DIGEST_HEADER = "x-distgen-digest"
 _BODY_SCHEMA = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": ImagesRequest.model_json_schema()}},
+        "content": {
+            "application/json": {
+                "schema": ImagesRequest.model_json_schema(),
+                "example": {"prompt": "random", "n": 4, "seed": 7},
+            }
+        },
     }
 }
 
@@ -40,7 +45,13 @@ class Generations:
 
     def add_routes(self, app: FastAPI) -> None:
         """Add the route, for its errors and its place in the documentation."""
-        app.add_api_route(PATH, self.answer, methods=["POST"], openapi_extra=_BODY_SCHEMA)
+        app.add_api_route(
+            PATH,
+            self.answer,
+            methods=["POST"],
+            description="Pictures of a class, or of classes drawn at random.",
+            openapi_extra=_BODY_SCHEMA,
+        )
 
     def before(self, app: ASGIApp) -> ASGIApp:
         """`app`, with this route before it.

@@ -15,12 +15,12 @@ def add_routes(app: FastAPI, shelf: Shelf) -> None:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """What is served here."""
+        """The models that are served here; the first is what a request gets that names none."""
         return {"object": "list", "data": [model_body(info) for info in shelf.models()]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        """One model."""
+        """What is known of one model: its family, size, classes and quality."""
         async with shelf.lend(name) as engine:
             return model_body(engine.info)
 
@@ -40,4 +40,6 @@ def model_body(info: ModelInfo) -> dict[str, Any]:
         **moving,
         "classes": list(info.classes),
         "card": info.card,
+        "latent_dim": info.latent_dim,
+        "leading_latents": list(info.leading_latents),
     }
