@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from distgen.metrics.animation import AnimationFormat
     from distgen.serving.client import Answer
     from distgen.serving.making.sampler import UInt8Images
+    from distgen.serving.saved import Record
 
 _KINDS = (".png", ".gif", ".webp")
 _PICTURES_PER_SECOND = 2
@@ -28,7 +29,9 @@ def query(
             metavar="[PROMPT]", help="A class name, class:7, or random for a class each."
         ),
     ] = "random",
-    count: Annotated[int, typer.Option("-n", "--count", help="Number of pictures.")] = 16,
+    count: Annotated[
+        int | None, typer.Option("-n", "--count", help="Number of pictures, 16 by default.")
+    ] = None,
     out: Annotated[
         str,
         typer.Option(
@@ -58,14 +61,74 @@ def query(
     truncation: Annotated[
         float | None, typer.Option(help="Lower is more typical and less varied, such as 0.7.")
     ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Scale of the latents, from 0 to 2.")
+    ] = None,
+    latents: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Latents as .npy or .json: a vector for each picture."),
+    ] = None,
+    interpolate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SEEDS", help="The way from --seed to another seed, or to several: 7,8,9."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Of --interpolate: one clip with so many frames from seed to seed."),
+    ] = None,
+    vary: Annotated[
+        str | None, typer.Option(metavar="PICTURE", help="Make variations of a picture.")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="Of --vary: from 0, little, to 1, another picture.")
+    ] = None,
+    edit: Annotated[
+        str | None,
+        typer.Option(metavar="PICTURE", help="Make anew what is transparent in a picture."),
+    ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(metavar="PICTURE", help="Of --edit: transparent where to make it anew."),
+    ] = None,
+    verify: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Ask again for what a saved file shows, and compare the bytes."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Ask an endpoint for pictures, show them where the terminal can, and save them."""
+    """Ask an endpoint for pictures, show them where the terminal can, and save them.
+
+    What is saved says which request made it: a PNG in itself, another file in NAME.json beside it.
+    """
+    from distgen.cli.query_request import Options, request_of, uploads_of
+    from distgen.cli.query_verify import verify as verify_saved
     from distgen.serving.client import Client
 
+    options = Options(
+        prompt=prompt,
+        count=count,
+        seed=seed,
+        truncation=truncation,
+        temperature=temperature,
+        latents=latents,
+        interpolate=interpolate,
+        steps=steps,
+        vary=vary,
+        strength=strength,
+        edit=edit,
+        mask=mask,
+    )
+    if verify is not None:
+        verify_saved(url, verify, uploads_of(options), as_json=as_json)
+        return
     place, folder = _places(out, each, show)
-    answer = Client(url).generate(prompt, count, seed, truncation)
-    _save(place, _shown(answer.images_nhwc, place.name))
+    request = request_of(options)
+    answer = Client(url).ask(request.path, request.fields, request.uploads)
+    _save(place, _shown(answer.images_nhwc, place.name), answer.record())
     files = _save_each(folder, answer) if folder else []
     if as_json:
         print_json(_described(answer, place, files))
@@ -112,11 +175,12 @@ def _places(out: str, each: str | None, show: str) -> tuple[Location, Location |
     return place, folder
 
 
-def _save(place: Location, data: bytes) -> None:
+def _save(place: Location, data: bytes, record: Record) -> None:
     from distgen.core.errors import UsageError
+    from distgen.serving.saved import save
 
     try:
-        place.write_bytes(data)
+        save(place, data, record)
     except OSError as error:
         raise UsageError(
             "The pictures cannot be saved.",
@@ -128,17 +192,16 @@ def _save(place: Location, data: bytes) -> None:
 
 def _save_each(folder: Location, answer: Answer) -> list[Location]:
     """One file for each picture, from whose name the same one can be asked for again."""
-    from distgen.cli.terminal.graphics import png_of
-    from distgen.metrics.animation import animate
-
     clips = answer.images_nhwc.ndim == 5
     places = []
-    for number, (pixels, seed) in enumerate(zip(answer.images_nhwc, answer.seeds, strict=True)):
+    for number, (file, seed) in enumerate(zip(answer.files, answer.seeds, strict=True)):
         # A class may be called anything; the file keeps what every system takes.
         label = answer.labels[number] if answer.labels else answer.model
         plain = re.sub(r"[^\w.-]+", "-", label).strip("-.") or "picture"
-        place = folder / f"{plain}-{seed}.{'gif' if clips else 'png'}"
-        _save(place, animate(pixels) if clips else png_of(pixels))
+        # On the way between pictures all have the seed at which it begins.
+        further = f"-{number}" if len(set(answer.seeds)) < len(answer.seeds) else ""
+        place = folder / f"{plain}-{seed}{further}.{'gif' if clips else 'png'}"
+        _save(place, file, answer.record(number))
         places.append(place)
     return places
 
@@ -161,8 +224,7 @@ def _show(answer: Answer, name: str, show: str) -> None:
 def _described(answer: Answer, place: Location, files: list[Location]) -> dict[str, object]:
     return {
         "out": place.url,
-        "model": answer.model,
-        "digest": answer.digest,
+        **answer.record().model_dump(mode="json", exclude={"index", "file"}),
         "seeds": list(answer.seeds),
         "classes": list(answer.labels),
         "files": [file.url for file in files],

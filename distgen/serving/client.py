@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import httpx
@@ -15,9 +15,14 @@ from PIL import Image
 
 from distgen.core.errors import DistgenError, UsageError
 from distgen.core.ports import is_loopback
+from distgen.core.storage import sha256_of
 from distgen.metrics.animation import FRAMES_PER_SECOND, frames_of
 from distgen.serving.making.sampler import MAX_TRUNCATION, MIN_TRUNCATION, UInt8Images
+from distgen.serving.saved import Record
 
+GENERATIONS = "/v1/images/generations"
+VARIATIONS = "/v1/images/variations"
+EDITS = "/v1/images/edits"
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 Content = TypeVar("Content")
@@ -36,6 +41,27 @@ class Answer:
     model: str
     digest: str
     """SHA-256 of the bundle's manifest."""
+    files: tuple[bytes, ...] = ()
+    """Each picture's file as it came."""
+    path: str = GENERATIONS
+    """Where it was asked for."""
+    request: Mapping[str, Any] = field(default_factory=dict)
+    """What brings the same answer: the fields that were sent, and the seed."""
+    uploads: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of the pictures that were sent along, by field."""
+
+    def record(self, index: int | None = None) -> Record:
+        """What a file that shows the picture with this index, or all of them, is known by."""
+        files = self.files if index is None else self.files[index : index + 1]
+        return Record(
+            model=self.model,
+            digest=self.digest,
+            path=self.path,
+            request=dict(self.request),
+            uploads=dict(self.uploads),
+            sha256=tuple(sha256_of(file) for file in files),
+            index=index,
+        )
 
 
 class Client:
@@ -72,10 +98,11 @@ class Client:
     def generate(
         self,
         prompt: str | None = None,
-        n: int = 1,
+        n: int | None = 1,
         seed: int | None = None,
         truncation: float | None = None,
         class_labels: Sequence[str | int] | None = None,
+        **controls: Any,
     ) -> Answer:
         """Pictures of a class, or of classes drawn at random.
 
@@ -85,6 +112,7 @@ class Client:
             seed: Same seed, same bytes.
             truncation: Bound of the latents.
             class_labels: A class for each picture, instead of a prompt.
+            controls: Further fields, such as `latents`, `temperature` and `interpolate`.
 
         Raises:
             UsageError: The endpoint refuses the request.
@@ -102,23 +130,50 @@ class Client:
             "seed": seed,
             "truncation": truncation,
             "class_labels": None if class_labels is None else list(class_labels),
+            **controls,
         }
-        body = {name: value for name, value in asked.items() if value is not None}
-        return self._send("POST", "/v1/images/generations", _answer, body)
+        return self.ask(GENERATIONS, asked)
+
+    def ask(
+        self, path: str, fields: Mapping[str, Any], uploads: Mapping[str, bytes] | None = None
+    ) -> Answer:
+        """The pictures of any request.
+
+        Args:
+            path: Such as `/v1/images/edits`.
+            fields: By name; those that are None are left out.
+            uploads: Files of pictures, by name; with them a form is sent instead of JSON.
+
+        Raises:
+            UsageError: The endpoint refuses the request.
+            DistgenError: The endpoint cannot be reached, or fails.
+        """
+        sent = {name: value for name, value in fields.items() if value is not None}
+
+        def read(content: Any) -> Answer:
+            made = _answer(content)
+            known = {name: sha256_of(data) for name, data in (uploads or {}).items()}
+            request = {**sent, "seed": made.seeds[0]}
+            return replace(made, path=path, request=request, uploads=known)
+
+        return self._send("POST", path, read, sent, uploads)
 
     def _send(
         self,
         method: str,
         path: str,
         read: Callable[[Any], Content],
-        body: dict[str, Any] | None = None,
+        fields: Mapping[str, Any] | None = None,
+        uploads: Mapping[str, bytes] | None = None,
     ) -> Content:
         try:
             url = httpx.URL(f"{self.url}{path}")
             answer = httpx.request(
                 method,
                 url,
-                json=body,
+                json=None if uploads else fields,
+                data=dict(fields or {}) if uploads else None,
+                files={name: (name, data) for name, data in uploads.items()} if uploads else None,
                 timeout=self._timeout_s,
                 trust_env=not is_loopback(url.host),  # a proxy has another loopback
             )
@@ -146,7 +201,8 @@ def _model(content: Any) -> dict[str, Any]:
 def _answer(content: Any) -> Answer:
     images = content["data"]
     rate = content.get("frame_rate", FRAMES_PER_SECOND)
-    made = [_pixels(base64.b64decode(image["b64_json"]), rate) for image in images]
+    files = tuple(base64.b64decode(image["b64_json"]) for image in images)
+    made = [_pixels(file, rate) for file in files]
     channels = max(array.shape[-1] for array in made)  # a clip of any model may show no colour
     return Answer(
         np.stack([np.broadcast_to(array, (*array.shape[:-1], channels)) for array in made]),
@@ -154,6 +210,7 @@ def _answer(content: Any) -> Answer:
         tuple(image["revised_prompt"] for image in images if "revised_prompt" in image),
         content["model"],
         content["digest"],
+        files,
     )
 
 

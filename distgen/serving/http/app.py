@@ -1,7 +1,8 @@
 """The HTTP application around a shelf of models; it knows nothing of Ray.
 
-    POST /v1/images/generations    GET /v1/models    GET /v1/models/{id}
-    GET /v1/models/{id}/latents    GET /livez    GET /readyz    GET /    GET /docs
+    POST /v1/images/generations    POST /v1/images/variations    POST /v1/images/edits
+    GET /v1/models    GET /v1/models/{id}    GET /v1/models/{id}/latents
+    GET /livez    GET /readyz    GET /    GET /docs
 
 Errors are always `{"error": {message, type, param, code}}`.
 """
@@ -18,6 +19,7 @@ from distgen.serving.http import pages
 from distgen.serving.http.errors import add_handlers
 from distgen.serving.http.openai import latents, models
 from distgen.serving.http.openai.generations import Generations
+from distgen.serving.http.openai.remakes import Remakes
 from distgen.serving.making.shelf import Shelf
 
 
@@ -26,6 +28,7 @@ def create_app(shelf: Shelf) -> ASGIApp:
     app = _frame(shelf)
     images = Generations(shelf)
     images.add_routes(app)
+    Remakes(shelf).add_routes(app)
     latents.add_routes(app, shelf)  # before the models, whose names may hold slashes
     models.add_routes(app, shelf)
     pages.add_routes(app)

@@ -44,6 +44,7 @@ class _Job(Generic[Item, Result]):
     done: asyncio.Future[list[Result]]
     results: dict[int, Result]
     taken: int = 0
+    told: Callable[[int, Result], None] | None = None
 
 
 class Batcher(Generic[Item, Draft, Result]):
@@ -85,8 +86,14 @@ class Batcher(Generic[Item, Draft, Result]):
         self._finishing: set[asyncio.Task[None]] = set()
         self._items_per_s = 0.0
 
-    async def submit(self, items: Sequence[Item]) -> list[Result]:
+    async def submit(
+        self, items: Sequence[Item], told: Callable[[int, Result], None] | None = None
+    ) -> list[Result]:
         """The results of `items`, in order.
+
+        Args:
+            items: What to make.
+            told: Hears of each result, and its place, as soon as it is there.
 
         Raises:
             QueueFullError: With these items more than may wait would wait.
@@ -97,7 +104,8 @@ class Batcher(Generic[Item, Draft, Result]):
         if too_many > 0:
             retry_after_s = max(1, math.ceil(too_many / (self._items_per_s or too_many)))
             raise QueueFullError(self.waiting, self.max_waiting, retry_after_s)
-        job: _Job[Item, Result] = _Job(items, asyncio.get_running_loop().create_future(), {})
+        done = asyncio.get_running_loop().create_future()
+        job: _Job[Item, Result] = _Job(items, done, {}, told=told)
         self._queue.append(job)
         self.waiting += len(items)
         if self._running is None:
@@ -177,6 +185,8 @@ class Batcher(Generic[Item, Draft, Result]):
         self.waiting -= len(batch)
         for (job, index), result in zip(batch, results, strict=True):
             job.results[index] = result
+            if job.told is not None and not job.done.done():
+                job.told(index, result)
             if len(job.results) == len(job.items) and not job.done.done():
                 job.done.set_result([job.results[i] for i in range(len(job.items))])
 

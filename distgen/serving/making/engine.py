@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 
 from distgen.core.spec import ImageSpec
-from distgen.metrics.animation import FRAMES_PER_SECOND
+from distgen.metrics.animation import FRAMES_PER_SECOND, AnimationFormat, animate
 from distgen.models.base import Sampler as ServedNetwork
 from distgen.registry.bundle import Bundle, BundleInfo
 from distgen.serving.making.batching import Batcher
 from distgen.serving.making.encode import Format, encode
 from distgen.serving.making.leading import leading_latents
+from distgen.serving.making.remaking import Edit, Remaker, Variation, Wanted, can_remake
 from distgen.serving.making.sampler import Picture, Sampler, UInt8Images
 
 MAX_WAITING = 1024
+MAX_REMADE_WAITING = 128
+_REMADE_TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,9 @@ class Encoding:
 class Order:
     """One picture and how to write it."""
 
-    picture: Picture
-    encoding: Encoding
+    picture: Wanted
+    encoding: Encoding | None
+    """None: not at all, its pixels are wanted."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +59,11 @@ class ModelInfo:
     card: str = ""
     """The quality card in one line."""
     latent_dim: int = 0
-    """Size of the latent vector that a picture is made from."""
+    """Size of the vector that a picture is made of."""
     leading_latents: tuple[int, ...] = ()
     """Places in that vector worth moving by hand, the most telling first."""
+    capabilities: tuple[str, ...] = ("generations",)
+    """What can be asked of it (see `capabilities_of`)."""
 
     @property
     def size(self) -> str:
@@ -74,6 +81,15 @@ def network_of(bundle: Bundle) -> ServedNetwork:
     if not isinstance(bundle.model, ServedNetwork):
         raise TypeError(f"{type(bundle.model).__name__} makes no pictures")
     return bundle.model
+
+
+def capabilities_of(network: ServedNetwork, spec: ImageSpec) -> tuple[str, ...]:
+    """What can be asked of a model: `generations`, `stream`, and of models of pictures
+    `interpolate`; `variations` and `edits` of those that can read pictures, too.
+    """
+    pictures = ("interpolate",) if spec.frames is None else ()
+    remade = ("variations", "edits") if can_remake(network, spec) else ()
+    return ("generations", "stream", *pictures, *remade)
 
 
 def card_line(bundle: BundleInfo) -> str:
@@ -103,6 +119,7 @@ def info_of(bundle: Bundle, created: int) -> ModelInfo:
         card=card_line(bundle),
         latent_dim=network.latent_dim,
         leading_latents=leading_latents(bundle.card, network.latent_dim),
+        capabilities=capabilities_of(network, bundle.spec),
     )
 
 
@@ -136,31 +153,92 @@ class Engine:
             max_waiting=max_waiting,
             finish_threads=encoder_threads,
         )
+        self._remakes = self._remake_batcher() if can_remake(network, info.spec) else None
 
     @property
     def waiting(self) -> int:
         """Pictures that wait or are being made."""
-        return self._batcher.waiting
+        return self._batcher.waiting + (self._remakes.waiting if self._remakes else 0)
 
     @property
     def max_waiting(self) -> int:
         """The most pictures that may wait; a larger request can never be taken."""
         return self._batcher.max_waiting
 
-    async def generate(self, pictures: Sequence[Picture], encoding: Encoding) -> list[bytes]:
-        """The files of `pictures`, in order.
+    async def generate(self, pictures: Sequence[Wanted], encoding: Encoding) -> list[bytes]:
+        """The files of `pictures`, in order: of seeds, or all made of other pictures.
 
         Raises:
             QueueFullError: Too much is waiting.
         """
-        return await self._batcher.submit([Order(picture, encoding) for picture in pictures])
+        return await self._make(pictures, encoding)
+
+    async def stream(
+        self, pictures: Sequence[Wanted], encoding: Encoding
+    ) -> AsyncGenerator[tuple[int, bytes]]:
+        """The files of `pictures` with their places, each as soon as its batch is done.
+
+        Raises:
+            QueueFullError: Too much is waiting; before the first.
+        """
+        ready: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
+        making = asyncio.create_task(
+            self._make(pictures, encoding, lambda index, file: ready.put_nowait((index, file)))
+        )
+        making.add_done_callback(lambda _: ready.put_nowait(None))
+        try:
+            while (file := await ready.get()) is not None:
+                yield file
+            await making
+        finally:
+            making.cancel()
+
+    async def film(self, pictures: Sequence[Wanted], encoding: Encoding) -> bytes:
+        """The one file, GIF or WebP, in which `pictures` follow one another.
+
+        Raises:
+            QueueFullError: Too much is waiting.
+        """
+        pixels = b"".join(await self._make(pictures, None))
+        frames_thwc = np.frombuffer(pixels, np.uint8).reshape(-1, *self.info.spec.shape)
+        moving: AnimationFormat = "webp" if encoding.format == "webp" else "gif"
+        return await asyncio.to_thread(animate, frames_thwc, moving, encoding.rate)
 
     async def close(self) -> None:
         """End the threads when the running batch is done."""
         await self._batcher.close()
+        if self._remakes is not None:
+            await self._remakes.close()
+
+    async def _make(
+        self,
+        pictures: Sequence[Wanted],
+        encoding: Encoding | None,
+        told: Callable[[int, bytes], None] | None = None,
+    ) -> list[bytes]:
+        """All that is asked of the engine goes through here."""
+        batcher = self._batcher
+        if not all(isinstance(picture, Picture) for picture in pictures):
+            if self._remakes is None:
+                raise TypeError(f"{self.info.name} makes pictures of seeds only")
+            batcher = self._remakes
+        return await batcher.submit([Order(picture, encoding) for picture in pictures], told)
 
     def _sample(self, orders: Sequence[Order]) -> list[UInt8Images]:
-        return list(self.sampler.sample([order.picture for order in orders]))
+        pictures = [order.picture for order in orders if isinstance(order.picture, Picture)]
+        return list(self.sampler.sample(pictures))
+
+    def _remake_batcher(self) -> Batcher[Order, UInt8Images, bytes]:
+        """Edits run the network many times over: in a queue of their own they hold up no others."""
+        remaker = Remaker(self.sampler)
+
+        def remake(orders: Sequence[Order]) -> list[UInt8Images]:
+            wanted = [o.picture for o in orders if isinstance(o.picture, Variation | Edit)]
+            return remaker.remake(wanted)
+
+        return Batcher(
+            remake, encode_orders, max_batch=_REMADE_TOGETHER, max_waiting=MAX_REMADE_WAITING
+        )
 
 
 def encode_orders(orders: Sequence[Order], images_hwc: Sequence[UInt8Images]) -> list[bytes]:
@@ -169,6 +247,10 @@ def encode_orders(orders: Sequence[Order], images_hwc: Sequence[UInt8Images]) ->
     for encoding, group in groupby(
         zip(orders, images_hwc, strict=True), key=lambda pair: pair[0].encoding
     ):
-        batch_nhwc = np.stack([image for _, image in group])
+        images = [image for _, image in group]
+        if encoding is None:
+            files += [image.tobytes() for image in images]
+            continue
+        batch_nhwc = np.stack(images)
         files += encode(batch_nhwc, encoding.format, encoding.quality, encoding.rate)
     return files

@@ -5,7 +5,7 @@ A model of clips makes a clip where others make a picture.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,11 +19,18 @@ from distgen.core.spec import ImageSpec
 from distgen.metrics.grid import to_uint8_nhwc
 from distgen.models.base import Sampler as ServedNetwork
 from distgen.models.latents import truncate
+from distgen.serving.making.buckets import (
+    BUCKETS,
+    REFERENCE_BUCKET,
+    agreeing_buckets,
+    padded,
+    split,
+)
 
 MAX_SEED = 2**63 - 1
 MIN_TRUNCATION, MAX_TRUNCATION = 0.05, 10.0
-REFERENCE_BUCKET = 16
-BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+MAX_TEMPERATURE = 2.0
+MAX_LATENT = 100.0
 _PROBES, _CLIP_PROBES = BUCKETS[-1], REFERENCE_BUCKET
 
 UInt8Images = NDArray[np.uint8]
@@ -39,6 +46,10 @@ class Picture:
     """Class index; None for a model without classes."""
     truncation: float | None = None
     """Latents come from a normal distribution cut at plus and minus this; None: not cut."""
+    temperature: float | None = None
+    """Latents are multiplied by this, before they are cut; None: by 1."""
+    latents: tuple[float, ...] | None = None
+    """Latents that take the place of those that the seed draws; None: the seed's."""
 
 
 def picture_seed(seed: int, index: int) -> int:
@@ -73,27 +84,27 @@ def class_numbers(wanted: Sequence[str], known: Sequence[str]) -> tuple[int, ...
 
 
 def latents_for(pictures: Sequence[Picture], latent_dim: int) -> NDArray[np.float32]:
-    """Standard normal latents `[n, latent_dim]`, each row from its picture's seed alone.
+    """Latents `[n, latent_dim]`, each row from its picture alone.
 
-    Truncation keeps a picture's identity (see `models.latents.truncate`).
+    They are standard normal by the picture's seed, or given; then scaled by its temperature, then
+    cut. Truncation keeps a picture's identity (see `models.latents.truncate`).
     """
     latents_nd = np.empty((len(pictures), latent_dim), np.float32)
     for row, picture in zip(latents_nd, pictures, strict=True):
-        stream = np.random.Generator(np.random.Philox(key=derive(picture.seed, "latents")))
-        stream.standard_normal(dtype=np.float32, out=row)
+        if picture.latents is None:
+            stream = np.random.Generator(np.random.Philox(key=derive(picture.seed, "latents")))
+            stream.standard_normal(dtype=np.float32, out=row)
+        else:
+            row[:] = picture.latents
+        if picture.temperature is not None:
+            row *= np.float32(picture.temperature)
         if picture.truncation is not None:
             row[:] = truncate(row, picture.truncation)
     return latents_nd
 
 
 class Sampler:
-    """Runs a network in batches of a few fixed sizes that agree bit for bit.
-
-    Kernels for another batch size add in another order: the same latents come out a few ulp apart,
-    which now and then turns a pixel by one. So a picture is defined as its row in a batch of
-    `REFERENCE_BUCKET`, and another size is used only if it gave the same bits for every probe on
-    this machine. Inside one size a row depends neither on its position nor on its neighbours; where
-    that fails, pictures run one at a time.
+    """Runs a network in batches of a few fixed sizes that agree bit for bit (see `buckets`).
 
     Args:
         network: The bundle's network, in eval mode.
@@ -118,8 +129,8 @@ class Sampler:
             # Convolutions on a CPU take half as long again in the other layout.
             network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.spec = spec
-        self._network = network
-        self._device = device
+        self.network = network
+        self.device = device
         self.buckets = self._agreeing_buckets()
 
     @property
@@ -132,74 +143,38 @@ class Sampler:
         return to_uint8_nhwc(self._run(pictures, self.buckets))
 
     @torch.inference_mode()
-    def _run(self, pictures: Sequence[Picture], buckets: Sequence[int]) -> Tensor:
-        """Images `[n, C, H, W]` or clips `[n, T, C, H, W]` in [-1, 1], float32, on the CPU."""
+    def decode(
+        self,
+        latents_nd: NDArray[np.float32],
+        labels_n: NDArray[np.int64],
+        buckets: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Images `[n, C, H, W]` or clips `[n, T, C, H, W]` in [-1, 1], float32, on the CPU.
+
+        Args:
+            latents_nd: Latents `[n, latent_dim]`.
+            labels_n: Classes; of no effect on a model without.
+            buckets: Sizes of runs, by default those that agree.
+        """
         *frames, height, width, channels = self.spec.shape
-        latents_nd = latents_for(pictures, self._network.latent_dim)
-        labels_n = np.array([picture.label or 0 for picture in pictures], np.int64)
-        images_nchw = torch.empty(len(pictures), *frames, channels, height, width)
-        for part, bucket in split(len(pictures), buckets):
-            images_nchw[part] = self._run_bucket(latents_nd[part], labels_n[part], bucket)
+        images_nchw = torch.empty(len(latents_nd), *frames, channels, height, width)
+        for part, bucket in split(len(latents_nd), buckets or self.buckets):
+            images = self.network.sample(
+                padded(torch.from_numpy(latents_nd[part]), bucket, self.device),
+                padded(torch.from_numpy(labels_n[part]), bucket, self.device)
+                if self.network.num_classes
+                else None,
+            )
+            images_nchw[part] = images[: part.stop - part.start].float().cpu()
         return images_nchw
 
-    def _run_bucket(
-        self, latents_nd: NDArray[np.float32], labels_n: NDArray[np.int64], bucket: int
-    ) -> Tensor:
-        count = len(latents_nd)
-        # Fresh tensors: kernels may choose their path by alignment, and views are not aligned.
-        padded_nd = torch.zeros(bucket, self._network.latent_dim)
-        padded_nd[:count] = torch.from_numpy(latents_nd)
-        classes_n = torch.zeros(bucket, dtype=torch.int64)
-        classes_n[:count] = torch.from_numpy(labels_n)
-        images_nchw = self._network.sample(
-            padded_nd.to(self._device),
-            classes_n.to(self._device) if self._network.num_classes else None,
-        )
-        return images_nchw[:count].float().cpu()
+    def _run(self, pictures: Sequence[Picture], buckets: Sequence[int]) -> Tensor:
+        labels_n = np.array([picture.label or 0 for picture in pictures], np.int64)
+        return self.decode(latents_for(pictures, self.network.latent_dim), labels_n, buckets)
 
     def _agreeing_buckets(self) -> tuple[int, ...]:
-        classes = max(self._network.num_classes, 1)
-        count = _PROBES if self.spec.frames is None else _CLIP_PROBES
-        probes = [Picture(seed=i, label=i % classes) for i in range(count)]
-        reference = self._run(probes, (REFERENCE_BUCKET,))
-        for shift in (1, REFERENCE_BUCKET // 2 + 1):
-            turned = probes[shift:] + probes[:shift]
-            if not self._gives(reference.roll(-shift, 0), turned, REFERENCE_BUCKET):
-                return (1,)
-        return tuple(
-            bucket
-            for bucket in BUCKETS
-            if bucket <= count
-            and (bucket == REFERENCE_BUCKET or self._gives(reference, probes, bucket))
+        classes = max(self.network.num_classes, 1)
+        return agreeing_buckets(
+            lambda rows, bucket: self._run([Picture(i, i % classes) for i in rows], (bucket,)),
+            _PROBES if self.spec.frames is None else _CLIP_PROBES,
         )
-
-    def _gives(self, expected: Tensor, probes: Sequence[Picture], bucket: int) -> bool:
-        """Whether runs of this size give these bits; ends at the first that does not."""
-        return all(
-            torch.equal(
-                self._run(probes[part], (bucket,)).view(torch.int32),
-                expected[part].view(torch.int32),
-            )
-            for part, _ in split(len(probes), (bucket,))
-        )
-
-
-def split(count: int, buckets: Sequence[int]) -> Iterator[tuple[slice, int]]:
-    """Rows of a batch and the bucket that each run takes.
-
-    A bucket that would stay a quarter empty gives way to the largest that can be filled.
-
-    Args:
-        count: Pictures wanted.
-        buckets: Sizes that may be used, ascending.
-    """
-    start = 0
-    while start < count:
-        left = count - start
-        filled = [size for size in buckets if size <= left]
-        covering = [size for size in buckets if size >= left]
-        wasteful = not covering or left < 0.75 * covering[0]
-        bucket = filled[-1] if filled and wasteful else covering[0]
-        size = min(bucket, left)
-        yield slice(start, start + size), bucket
-        start += size

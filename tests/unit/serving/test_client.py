@@ -6,18 +6,14 @@ import http.server
 import io
 import json
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
-import uvicorn
 from fastapi import FastAPI
 from PIL import Image
-from starlette.types import ASGIApp
 from typer.testing import CliRunner
 
 from distgen.cli import query as query_cli
@@ -33,23 +29,10 @@ from distgen.serving.deploy.detached import Detached
 from distgen.serving.deploy.endpoint import _wait_until_ready
 from distgen.serving.http.app import create_app
 from distgen.serving.making.shelf import Shelf
+from tests.unit.serving.servers import served
 
 GREY = ImageSpec(height=28, width=28, mode="L", classes=("[red]", "[/b]"))
 GAN = GANConfig(latent_dim=16, width=16, conditional=True)
-
-
-@contextmanager
-def served(app: ASGIApp) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.config.port}"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +78,7 @@ def test_each_picture_is_saved_under_the_seed_that_brings_it_back(url, tmp_path:
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
     again = Client(url).generate("sneaker", seed=described["seeds"][2])
     pixels = np.asarray(Image.open(folder / names[2]))
-    np.testing.assert_array_equal(pixels[..., :1], again.images_nhwc[0])
+    np.testing.assert_array_equal(pixels, again.images_nhwc[0, ..., 0])
 
 
 def test_pictures_play_one_after_the_other_where_the_name_says_so(url, tmp_path: Path):

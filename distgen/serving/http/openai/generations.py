@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import secrets
-import time
-from collections.abc import Sequence
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distgen.serving.http.body import read_body
 from distgen.serving.http.errors import answer_of
+from distgen.serving.http.openai.answering import respond
 from distgen.serving.http.openai.fields import ImagesRequest, parse_request
 from distgen.serving.http.openai.planning import Plan, plan
 from distgen.serving.making.engine import ModelInfo
 from distgen.serving.making.shelf import Shelf
 
 PATH = "/v1/images/generations"
-DIGEST_HEADER = "x-distgen-digest"
 
 _BODY_SCHEMA = {
     "requestBody": {
@@ -71,56 +66,15 @@ class Generations:
     async def answer(self, request: Request) -> Response:
         """Pictures, or the reason why not; never raises."""
         try:
-            return await self._generate(await read_body(request))
+            return await self._generate(request)
         except Exception as error:
             return await answer_of(request, error)
 
-    async def _generate(self, body: bytes) -> Response:
-        wanted = parse_request(body)
-        async with self._shelf.lend(wanted.model) as engine:
-            info = engine.info
-            planned = plan(wanted, info, fresh_seed=secrets.randbits(53))
-            files = await engine.generate(planned.pictures, planned.encoding)
-        encoded = [base64.b64encode(file).decode("ascii") for file in files]
-        answer = response_body(planned, encoded, info, created=int(time.time()))
-        content = json.dumps(answer, separators=(",", ":"))
-        headers = {DIGEST_HEADER: info.digest}
-        return Response(content, media_type="application/json", headers=headers)
+    async def _generate(self, request: Request) -> Response:
+        wanted = parse_request(await read_body(request))
 
+        async def prepare(info: ModelInfo) -> Plan:
+            return plan(wanted, info, fresh_seed=secrets.randbits(53))
 
-def response_body(
-    request_plan: Plan, encoded: Sequence[str], info: ModelInfo, created: int
-) -> dict[str, Any]:
-    """The body of the answer.
-
-    Args:
-        request_plan: What was asked for.
-        encoded: Each picture's file in base64.
-        info: The model that made them.
-        created: Unix time.
-    """
-    output_format = request_plan.encoding.format
-    data: list[dict[str, Any]] = []
-    for picture, text in zip(request_plan.pictures, encoded, strict=True):
-        image: dict[str, Any] = (
-            {"url": f"data:image/{output_format};base64,{text}"}
-            if request_plan.as_url
-            else {"b64_json": text}
-        )
-        image["seed"] = picture.seed
-        if picture.label is not None:
-            image["label"] = picture.label
-            image["revised_prompt"] = info.classes[picture.label]
-        data.append(image)
-    moving: dict[str, int] = (
-        {} if info.spec.frames is None else {"frame_rate": request_plan.encoding.rate}
-    )
-    return {
-        "created": created,
-        "data": data,
-        "output_format": output_format,
-        **moving,
-        "size": info.size,
-        "model": info.name,
-        "digest": info.digest,
-    }
+        needs = () if wanted.interpolate is None else ("interpolate",)
+        return await respond(request, self._shelf, wanted.model, needs, prepare)

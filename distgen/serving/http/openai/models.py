@@ -39,7 +39,8 @@ def model_body(info: ModelInfo) -> dict[str, Any]:
         "mode": info.spec.mode,
         **moving,
         "classes": list(info.classes),
-        "card": info.card,
         "latent_dim": info.latent_dim,
         "leading_latents": list(info.leading_latents),
+        "capabilities": list(info.capabilities),
+        "card": info.card,
     }

@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from distgen.core.errors import did_you_mean
 from distgen.metrics.animation import FRAMES_PER_SECOND
 from distgen.serving.http.errors import RequestError, shorten
-from distgen.serving.http.openai.fields import ImagesRequest
+from distgen.serving.http.openai.fields import CommonFields, ImagesRequest, Way
+from distgen.serving.http.openai.forms import EditForm, VariationForm
+from distgen.serving.http.openai.uploads import Upload
+from distgen.serving.http.openai.ways import pictures_on, vectors_of
 from distgen.serving.making.encode import MOVING_FORMATS, STILL_FORMATS, Format
 from distgen.serving.making.engine import Encoding, ModelInfo
+from distgen.serving.making.remaking import Edit, Variation, Wanted
 from distgen.serving.making.sampler import Picture, picture_seed, random_label
 
 _CLASS_NUMBER = re.compile(r"class:\s*(-?\d{1,9})")
@@ -22,9 +26,13 @@ _CLASS_NUMBER = re.compile(r"class:\s*(-?\d{1,9})")
 class Plan:
     """A request that will be answered: the pictures, and how to send them."""
 
-    pictures: tuple[Picture, ...]
+    pictures: tuple[Wanted, ...]
     encoding: Encoding
-    as_url: bool
+    as_url: bool = False
+    is_film: bool = False
+    """Whether the pictures follow one another in one file."""
+    is_stream: bool = False
+    """Whether each is sent as soon as it is there."""
 
 
 def plan(request: ImagesRequest, info: ModelInfo, fresh_seed: int) -> Plan:
@@ -36,39 +44,129 @@ def plan(request: ImagesRequest, info: ModelInfo, fresh_seed: int) -> Plan:
         fresh_seed: Used where the request has no seed.
 
     Raises:
+        RequestError: The size, a class or latents are not what is served.
+    """
+    seed = _seed(request, fresh_seed)
+    given = [] if request.latents is None else vectors_of(request.latents, info, "latents")
+    if request.interpolate is not None:
+        return _plan_way(request, request.interpolate, info, seed, given)
+    count = request.n or len(request.class_labels or ()) or len(given) or 1
+    if given and len(given) != count:
+        raise RequestError(
+            f"latents has {len(given)} vectors for {count} pictures. "
+            f"Give one for each, or set n to {len(given)}.",
+            param="latents",
+        )
+    seeds = [picture_seed(seed, index) for index in range(count)]
+    labels = labels_of(request.prompt, request.class_labels, info, seeds)
+    vectors: Sequence[tuple[float, ...] | None] = given or [None] * count
+    pictures = (
+        Picture(own, label, request.truncation, request.temperature, latents)
+        for own, label, latents in zip(seeds, labels, vectors, strict=True)
+    )
+    return _sent(request, info, tuple(pictures))
+
+
+def plan_remakes(
+    request: VariationForm | EditForm, upload: Upload, info: ModelInfo, fresh_seed: int
+) -> Plan:
+    """What to make of a picture.
+
+    Args:
+        request: What the client wants.
+        upload: The picture, and of an edit its hole.
+        info: The model that is served.
+        fresh_seed: Used where the request has no seed.
+
+    Raises:
         RequestError: The size or a class is not what is served.
     """
+    seed = _seed(request, fresh_seed)
+    seeds = [picture_seed(seed, index) for index in range(request.n or 1)]
+    prompt = request.prompt if isinstance(request, EditForm) else None
+    made = [
+        Edit(own, upload.pixels, upload.hole, label)
+        if isinstance(request, EditForm)
+        else Variation(own, upload.pixels, request.strength, label)
+        for own, label in zip(seeds, labels_of(prompt, None, info, seeds), strict=True)
+    ]
+    return _sent(request, info, tuple(made))
+
+
+def _plan_way(
+    request: ImagesRequest,
+    way: Way | list[int],
+    info: ModelInfo,
+    seed: int,
+    given: Sequence[tuple[float, ...]],
+) -> Plan:
+    if len(given) > 1 or request.class_labels is not None:
+        param = "latents" if len(given) > 1 else "class_labels"
+        raise RequestError(
+            f"{param} are for separate pictures, and interpolate begins at one. "
+            "Give one vector of latents, and the class as prompt.",
+            param=param,
+        )
+    if isinstance(way, list):
+        if request.seed is not None or given:
+            raise RequestError(
+                "interpolate is a list of seeds, of which the first is where the way begins. "
+                "Leave seed and latents out.",
+                param="interpolate",
+            )
+        seed = way[0]
+    (label,) = labels_of(request.prompt, None, info, [seed])
+    latents = given[0] if given else None
+    start = Picture(seed, label, request.truncation, request.temperature, latents)
+    count = request.n or 1
+    return _sent(request, info, pictures_on(way, start, info, count), is_film=count == 1)
+
+
+def _seed(request: CommonFields, fresh_seed: int) -> int:
+    return fresh_seed if request.seed is None else request.seed
+
+
+def _sent(
+    request: CommonFields, info: ModelInfo, pictures: tuple[Wanted, ...], is_film: bool = False
+) -> Plan:
     if request.size not in (None, "auto", info.size):
         raise RequestError(
-            f"size {request.size!r} is not what this model makes. Use {info.size!r} or 'auto'.",
+            f"size {shorten(request.size)!r} is not what this model makes. "
+            f"Use {info.size!r} or 'auto'.",
             param="size",
         )
-    seed = fresh_seed if request.seed is None else request.seed
-    count = request.n or len(request.class_labels or ()) or 1
-    seeds = [picture_seed(seed, index) for index in range(count)]
-    labels = _labels(request, info, seeds)
+    is_stream = bool(getattr(request, "stream", None))
+    if is_stream and request.response_format == "url":
+        raise RequestError(
+            "response_format cannot be 'url' in a stream. Use 'b64_json', or leave the field out.",
+            param="response_format",
+        )
+    rate = request.frame_rate if isinstance(request, ImagesRequest) else None
     quality = 95 if request.output_compression is None else request.output_compression
     return Plan(
-        tuple(Picture(s, k, request.truncation) for s, k in zip(seeds, labels, strict=True)),
-        Encoding(_format(request, info), quality, request.frame_rate or FRAMES_PER_SECOND),
+        pictures,
+        Encoding(_format(request, info, rate, is_film), quality, rate or FRAMES_PER_SECOND),
         as_url=request.response_format == "url",
+        is_film=is_film,
+        is_stream=is_stream,
     )
 
 
-def _format(request: ImagesRequest, info: ModelInfo) -> Format:
-    is_moving = info.spec.frames is not None
+def _format(request: CommonFields, info: ModelInfo, rate: int | None, is_film: bool) -> Format:
+    is_moving = is_film or info.spec.frames is not None
     formats = MOVING_FORMATS if is_moving else STILL_FORMATS
-    made = "clips" if is_moving else "single pictures"
+    made = "this model makes clips" if is_moving else "this model makes single pictures"
+    if is_film:
+        made = "the way between pictures is one file in which they play"
     if request.output_format not in (None, *formats):
         raise RequestError(
-            f"output_format cannot be {request.output_format!r}: this model makes {made}. "
+            f"output_format cannot be {request.output_format!r}: {made}. "
             f"Use {' or '.join(map(repr, formats))}.",
             param="output_format",
         )
-    if request.frame_rate is not None and not is_moving:
+    if rate is not None and not is_moving:
         raise RequestError(
-            f"frame_rate is for clips, and this model makes {made}. Leave the field out.",
-            param="frame_rate",
+            f"frame_rate is for clips, and {made}. Leave the field out.", param="frame_rate"
         )
     return request.output_format or formats[0]
 
@@ -109,25 +207,41 @@ def label_of(name: str | int, info: ModelInfo, param: str) -> int:
     return label
 
 
-def _labels(request: ImagesRequest, info: ModelInfo, seeds: Sequence[int]) -> list[int | None]:
-    prompt = (request.prompt or "").strip()
+def labels_of(
+    prompt: str | None,
+    class_labels: Sequence[str | int] | None,
+    info: ModelInfo,
+    seeds: Sequence[int],
+) -> list[int | None]:
+    """The class of each picture, None for a model without classes.
+
+    Args:
+        prompt: One class for all, or what leaves it open.
+        class_labels: A class for each.
+        info: The model.
+        seeds: Of each; they draw a class that is left open.
+
+    Raises:
+        RequestError: There is no such class, or not one for each.
+    """
+    prompt = (prompt or "").strip()
     # A class may itself be called "random": then it wins.
     is_open = prompt == "" or (
         _normal(prompt) == "random" and "random" not in map(_normal, info.classes)
     )
-    if request.class_labels is not None:
+    if class_labels is not None:
         if not is_open:
             raise RequestError(
                 "prompt and class_labels both name classes. Leave one of them out.",
                 param="class_labels",
             )
-        if len(request.class_labels) != len(seeds):
+        if len(class_labels) != len(seeds):
             raise RequestError(
-                f"class_labels has {len(request.class_labels)} entries for {len(seeds)} pictures. "
-                f"Give one for each, or set n to {max(1, len(request.class_labels))}.",
+                f"class_labels has {len(class_labels)} entries for {len(seeds)} pictures. "
+                f"Give one for each, or set n to {max(1, len(class_labels))}.",
                 param="class_labels",
             )
-        return [label_of(name, info, "class_labels") for name in request.class_labels]
+        return [label_of(name, info, "class_labels") for name in class_labels]
     if not is_open:
         return [label_of(prompt, info, "prompt")] * len(seeds)
     if not info.num_classes:

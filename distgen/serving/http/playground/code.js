@@ -2,6 +2,7 @@
 
 import { hasKey } from "./api.js";
 import { by } from "./dom.js";
+import { isFirst } from "./form.js";
 import { cli, curl, python } from "./snippets.js";
 
 const base = new URL(".", location.href).href.replace(/\/$/, "");
@@ -11,7 +12,7 @@ let request = null;
 let chosen = tabs[0];
 
 export function showCode(shown, about) {
-  request = shown;
+  request = { ...shown, isOfFirst: isFirst() };
   by("code-about").textContent = about;
   by("code-section").hidden = false;
   write();

@@ -8,6 +8,7 @@ const ANY = "any";
 
 let models = [];
 export const model = () => models.find(({ id }) => id === by("model").value) ?? models[0];
+export const isFirst = () => model() === models[0]; // the one that is asked where none is named
 export const can = (what) => (model().capabilities ?? ["generations"]).includes(what);
 const isMoving = () => model().frames !== undefined;
 

@@ -30,7 +30,10 @@ function show(answer, request) {
   showPictures(pictures, pick);
   const classes = [...new Set(pictures.map(({ label }) => label))];
   const what = pictures.length === 1 ? "1 picture" : `${pictures.length} pictures`;
-  const told = `${what}${classes.length === 1 && classes[0] ? ` of ${classes[0]}` : ""}, seed ${request.fields.seed}`;
+  const { seed, truncation } = request.fields;
+  const ofWhat = classes.length === 1 && classes[0] ? ` of ${classes[0]}` : "";
+  const cut = truncation === undefined ? "" : `, truncation ${truncation}`;
+  const told = `${what}${ofWhat}, seed ${seed}${cut}`;
   say(told);
   showCode(request, told);
   calm();

@@ -65,12 +65,12 @@ export class Mask {
 
   // Pixels under the brush.
   *near(x, y) {
-    const radius = this.brush() / 2;
-    const reach = Math.ceil(radius);
+    const reach = (this.brush() - 1) / 2;
+    const most = reach ** 2 + reach; // round, and without a spike at each side
     for (let row = y - reach; row <= y + reach; row++) {
       for (let column = x - reach; column <= x + reach; column++) {
         const isInside = row >= 0 && row < this.height && column >= 0 && column < this.width;
-        if (isInside && (row - y) ** 2 + (column - x) ** 2 <= radius ** 2) yield row * this.width + column;
+        if (isInside && (row - y) ** 2 + (column - x) ** 2 <= most) yield row * this.width + column;
       }
     }
   }
@@ -85,7 +85,7 @@ export class Mask {
   }
 
   draw() {
-    const pen = this.view.getContext("2d");
+    const pen = this.view.getContext("2d", { willReadFrequently: true });
     pen.drawImage(this.source, 0, 0);
     const pixels = pen.getImageData(0, 0, this.width, this.height);
     const tint = (place, colour, share) =>

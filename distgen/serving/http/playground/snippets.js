@@ -58,12 +58,18 @@ export function literal(value) {
   return JSON.stringify(value);
 }
 
-// The command line, or null where it has no words for a request.
-export function cli(base, { path, fields }) {
-  const known = ["model", "prompt", "n", "seed", "truncation", "output_format"];
-  if (path !== "generations" || Object.keys(fields).some((name) => !known.includes(name))) return null;
-  const words = ["distgen query", `-n ${fields.n}`, `--seed ${fields.seed}`];
-  if (fields.truncation !== undefined) words.push(`--truncation ${fields.truncation}`);
-  words.push(`--url ${quoted(base)}`, "--", quoted(fields.prompt));
+// The command line, or null where it has no words for a request: it asks the first model that is
+// served, and reads latents from a file.
+export function cli(base, { path, fields, isOfFirst }) {
+  const { prompt, n, seed, truncation, strength, interpolate } = fields;
+  if (!isOfFirst || fields.latents || interpolate?.loop) return null;
+  const words = ["distgen query"];
+  if (path === "variations") words.push(`--vary image.png --strength ${strength}`);
+  if (path === "edits") words.push("--edit image.png --mask mask.png");
+  words.push(`-n ${n}`, `--seed ${seed}`);
+  if (truncation !== undefined) words.push(`--truncation ${truncation}`);
+  if (interpolate) words.push(`--interpolate ${interpolate.to}`);
+  words.push(`--url ${quoted(base)}`);
+  if (prompt !== undefined) words.push("--", quoted(prompt));
   return words.join(" ");
 }

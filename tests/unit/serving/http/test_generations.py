@@ -19,8 +19,8 @@ from PIL import Image
 
 from distgen.serving.http.app import create_app
 from distgen.serving.http.body import MAX_BODY_BYTES
+from distgen.serving.http.openai.answering import DIGEST_HEADER
 from distgen.serving.http.openai.fields import MAX_IMAGES
-from distgen.serving.http.openai.generations import DIGEST_HEADER
 from distgen.serving.making.engine import Engine
 from distgen.serving.making.shelf import Shelf
 
@@ -168,7 +168,7 @@ BAD = [
     ({"seed": -1}, 400, "seed", "invalid_value", "from 0 to"),
     ({"seed": 2**63}, 400, "seed", "invalid_value", "from 0 to"),
     ({"truncation": 0}, 400, "truncation", "invalid_value", "0.05"),
-    ({"stream": True}, 400, "stream", "invalid_value", "whole pictures"),
+    ({"partial_images": 2}, 400, "partial_images", "invalid_value", "whole pictures"),
     ({"style": "vivid"}, 400, "style", "invalid_value", "Leave the field out"),
     ({"quality": "hd"}, 400, "quality", "invalid_value", "'auto' or 'standard'"),
     ({"model": "dall-e-3"}, 404, "model", "model_not_found", "'fashion'"),

@@ -12,16 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from distgen.core.spec import ImageSpec
+from distgen.serving.making.buckets import BUCKETS, REFERENCE_BUCKET, split
 from distgen.serving.making.sampler import (
-    BUCKETS,
     MAX_SEED,
-    REFERENCE_BUCKET,
     Picture,
     Sampler,
     latents_for,
     picture_seed,
     random_label,
-    split,
 )
 
 
