@@ -189,6 +189,7 @@ WRONG_PICTURES = {
     "gif": (file_of(PIXELS, "GIF"), None, "PNG, WebP or JPEG"),
     "cut": (IMAGE[: len(IMAGE) // 2], None, "not a whole picture"),
     "bomb": (png_that_claims(60_000, 60_000), None, "at most 16777216 pixels"),
+    "large": (png_that_claims(5000, 5000), None, "at most 16777216 pixels"),
     "empty-bomb": (png_that_claims(4000, 4000), None, "not a whole picture"),
     "mask-size": (IMAGE, mask_of(np.ones((30, 28), bool)), "of the image's size"),
     "mask-alpha": (IMAGE, IMAGE, "no alpha channel"),
