@@ -38,8 +38,8 @@ format: $(STAMP) ## Format and fix what can be fixed
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-unit: $(STAMP) ## The tests that need no Ray
-	$(BIN)/pytest $(SIDE_BY_SIDE) tests/unit tests/stores
+unit: $(STAMP) ## The tests that need no Ray; those of pages need chromium
+	$(BIN)/pytest $(SIDE_BY_SIDE) tests/unit tests/stores tests/browser
 
 test: lint unit ## Everything that must hold: lint, unit tests, tests on a local Ray cluster
 	$(BIN)/pytest tests/ray

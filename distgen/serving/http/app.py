@@ -1,8 +1,8 @@
 """The HTTP application around a shelf of models; it knows nothing of Ray.
 
     POST /v1/images/generations    POST /v1/images/variations    POST /v1/images/edits
-    GET /v1/models    GET /v1/models/{id}
-    GET /livez    GET /readyz    GET /metrics    GET /docs
+    GET /v1/models    GET /v1/models/{id}    GET /v1/models/{id}/latents
+    GET /livez    GET /readyz    GET /metrics    GET /    GET /docs
 
 Errors are always `{"error": {message, type, param, code}}`.
 """
@@ -15,10 +15,10 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from distgen.serving.http import metrics
+from distgen.serving.http import metrics, pages
 from distgen.serving.http.errors import EVERYWHERE, add_handlers, documented
 from distgen.serving.http.observed import Observed, Terms
-from distgen.serving.http.openai import models
+from distgen.serving.http.openai import latents, models
 from distgen.serving.http.openai.generations import Generations
 from distgen.serving.http.openai.remakes import Remakes
 from distgen.serving.making.shelf import Shelf
@@ -35,8 +35,10 @@ def create_app(shelf: Shelf, terms: Terms | None = None) -> ASGIApp:
     images = Generations(shelf)
     images.add_routes(app)
     Remakes(shelf).add_routes(app)
+    latents.add_routes(app, shelf)  # before the models, whose names may hold slashes
     models.add_routes(app, shelf)
     metrics.add_routes(app)
+    pages.add_routes(app)
     return Observed(images.before(app), {getattr(route, "path", "") for route in app.routes}, terms)
 
 
@@ -54,14 +56,18 @@ def _frame(shelf: Shelf) -> FastAPI:
         summary="Images by class, as the OpenAI API speaks.",
         lifespan=lifespan,
         responses=documented(*EVERYWHERE),
+        docs_url=None,  # FastAPI's own pages load their scripts from a CDN; see `pages`
+        redoc_url=None,
     )
 
     @app.get("/livez")
     async def live() -> dict[str, str]:
+        """Whether the process answers at all."""
         return {"status": "live"}
 
     @app.get("/readyz")
     async def ready() -> dict[str, str]:
+        """Whether pictures can be asked for, and of which model."""
         # An engine exists only once its model is loaded and has run.
         info = shelf.models()[0]
         problem = {"problem": shelf.problem()} if shelf.problem() else {}

@@ -16,6 +16,7 @@ from distgen.registry.bundle import Bundle, BundleInfo
 from distgen.serving.making.account import current
 from distgen.serving.making.batching import Batcher
 from distgen.serving.making.encode import Format, encode
+from distgen.serving.making.leading import leading_latents
 from distgen.serving.making.remaking import Edit, Remaker, Variation, Wanted, can_remake
 from distgen.serving.making.sampler import Picture, Sampler, UInt8Images
 
@@ -62,6 +63,8 @@ class ModelInfo:
     """Its number in the model store, where it comes from one."""
     latent_dim: int = 0
     """Size of the vector that a picture is made of."""
+    leading_latents: tuple[int, ...] = ()
+    """Places in that vector worth moving by hand, the most telling first."""
     capabilities: tuple[str, ...] = ("generations",)
     """What can be asked of it (see `capabilities_of`)."""
 
@@ -118,6 +121,7 @@ def info_of(bundle: Bundle, created: int) -> ModelInfo:
         created=created,
         card=card_line(bundle),
         latent_dim=network.latent_dim,
+        leading_latents=leading_latents(bundle.card, network.latent_dim),
         capabilities=capabilities_of(network, bundle.spec),
     )
 

@@ -18,6 +18,7 @@ from distgen.models import (
     build_networks,
 )
 from distgen.serving.making.engine import Engine, ModelInfo, capabilities_of
+from distgen.serving.making.leading import leading_latents
 
 GREY = ImageSpec(
     height=28, width=28, mode="L", classes=("T-shirt/top", "Trouser", "Sneaker", "Ankle boot")
@@ -59,6 +60,7 @@ def make_engine(make_network: MakeNetwork) -> MakeEngine:
             num_classes=network.num_classes,
             created=1_700_000_000,
             latent_dim=network.latent_dim,
+            leading_latents=leading_latents(None, network.latent_dim),
             capabilities=capabilities_of(network, spec),
         )
         return Engine(network, info, **options)

@@ -20,7 +20,12 @@ PATH = "/v1/images/generations"
 _BODY_SCHEMA = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": ImagesRequest.model_json_schema()}},
+        "content": {
+            "application/json": {
+                "schema": ImagesRequest.model_json_schema(),
+                "example": {"prompt": "random", "n": 4, "seed": 7},
+            }
+        },
     }
 }
 
@@ -39,6 +44,7 @@ class Generations:
             PATH,
             self.answer,
             methods=["POST"],
+            description="Pictures of a class, or of classes drawn at random.",
             openapi_extra=_BODY_SCHEMA,
             responses=documented(*FOR_PICTURES),
         )

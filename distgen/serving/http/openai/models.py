@@ -16,13 +16,13 @@ def add_routes(app: FastAPI, shelf: Shelf) -> None:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """What is served here."""
+        """The models that are served here; the first is what a request gets that names none."""
         names = [info.name for info in shelf.models()]
         return {"object": "list", "data": [described_body(shelf.describe(n)) for n in names]}
 
     @app.get("/v1/models/{name:path}", responses=documented(404))
     async def model(name: str) -> dict[str, Any]:
-        """One model."""
+        """What is known of one model: its family, size, classes and quality."""
         return described_body(shelf.describe(name))
 
 
@@ -56,6 +56,7 @@ def model_body(info: ModelInfo) -> dict[str, Any]:
         **moving,
         "classes": list(info.classes),
         "latent_dim": info.latent_dim,
+        "leading_latents": list(info.leading_latents),
         "capabilities": list(info.capabilities),
         "card": info.card,
     }
