@@ -2,8 +2,9 @@
 
     POST /v1/images/generations    GET /v1/models    GET /v1/models/{id}
     GET /livez    GET /readyz    GET /docs
+    and the Open Inference Protocol under /v2
 
-Errors are always `{"error": {message, type, param, code}}`.
+Errors are always `{"error": {message, type, param, code}}`, under /v2 `{"error": message}`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from distgen.serving.http.errors import add_handlers
+from distgen.serving.http.inference.routes import Inference
 from distgen.serving.http.openai import models
 from distgen.serving.http.openai.generations import Generations
 from distgen.serving.making.shelf import Shelf
@@ -26,6 +28,7 @@ def create_app(shelf: Shelf) -> ASGIApp:
     images = Generations(shelf)
     images.add_routes(app)
     models.add_routes(app, shelf)
+    Inference(shelf).add_routes(app)
     return images.before(app)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 import numpy as np
 
@@ -23,10 +24,14 @@ MAX_WAITING = 1024
 class Encoding:
     """How a picture's bytes are written."""
 
-    format: Format = "png"
+    format: Format | Literal["raw"] = "png"
+    """`raw`: no file but its pixels, row by row."""
     quality: int = 95
     rate: int = FRAMES_PER_SECOND
     """Frames per second of a clip."""
+
+
+RAW = Encoding("raw")
 
 
 @dataclass(frozen=True)
@@ -161,6 +166,9 @@ def encode_orders(orders: Sequence[Order], images_hwc: Sequence[UInt8Images]) ->
     for encoding, group in groupby(
         zip(orders, images_hwc, strict=True), key=lambda pair: pair[0].encoding
     ):
+        if encoding.format == "raw":
+            files += [image.tobytes() for _, image in group]
+            continue
         batch_nhwc = np.stack([image for _, image in group])
         files += encode(batch_nhwc, encoding.format, encoding.quality, encoding.rate)
     return files
