@@ -246,6 +246,7 @@ def test_bytes_that_do_not_add_up_are_400_in_words(place, head, tail, length, sa
         ("gzip", gzip.compress(packed(SEED)) + b"more"),
         ("gzip", gzip.compress(bytes(100 * MAX_BODY_BYTES))),
     ],
+    ids=["unknown", "not gzip", "cut short", "more behind it", "a bomb"],
 )
 def test_what_is_badly_packed_or_a_bomb_is_400(place, coding, body):
     headers = {"content-encoding": coding}
