@@ -12,15 +12,19 @@ from distgen.core.ports import free_port
 _DRAIN_S = "0.5"
 
 # Ray's template binds the two ports of its own on every interface and has no setting for it. The
-# configuration is written anew before each start of HAProxy, so each start mends it first. HAProxy
+# configuration is written anew before each start of HAProxy, so each start mends it first. What Ray
+# Serve says of itself below /-/ needs no key, and is nobody's business but for its health. HAProxy
 # must also not outlive the process that started it, however that one ends.
 _HAPROXY_ON_LOOPBACK = """\
 import ctypes, os, re, signal, sys
 config = sys.argv[sys.argv.index("-f") + 1]
 with open(config) as file:
     text = file.read()
+text = re.sub(r"(?m)^(\\s*bind )\\*?:({ports})$", r"\\g<1>127.0.0.1:\\2", text)
+hide = "http-request return status 404 if {{ path,url_dec -m beg -i /-/ }} !{{ path /-/healthz }}"
+text = re.sub(r"(?m)^( *)acl routes path -i /-/routes$", rf"\\1{{hide}}\\n\\g<0>", text)
 with open(config, "w") as file:
-    file.write(re.sub(r"(?m)^(\\s*bind )\\*?:({ports})$", r"\\g<1>127.0.0.1:\\2", text))
+    file.write(text)
 PR_SET_PDEATHSIG = 1
 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 os.execv({haproxy!r}, [{haproxy!r}, *sys.argv[1:]])
