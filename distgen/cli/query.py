@@ -58,13 +58,21 @@ def query(
     truncation: Annotated[
         float | None, typer.Option(help="Lower is more typical and less varied, such as 0.7.")
     ] = None,
+    key_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="A file with the endpoint's key; else it is read from DISTGEN_API_KEY.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask an endpoint for pictures, show them where the terminal can, and save them."""
+    from distgen.cli.keys import key_to_send
     from distgen.serving.client import Client
 
     place, folder = _places(out, each, show)
-    answer = Client(url).generate(prompt, count, seed, truncation)
+    answer = Client(url, key=key_to_send(key_file)).generate(prompt, count, seed, truncation)
     _save(place, _shown(answer.images_nhwc, place.name))
     files = _save_each(folder, answer) if folder else []
     if as_json:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distgen.cli.console import console, err_console, print_json, strong
+from distgen.cli.keys import keys_app
 
 if TYPE_CHECKING:
     from distgen.core.storage import Location
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
     from distgen.serving.deploy.detached import Detached
 
 endpoint_app = typer.Typer(
-    help="Look at and end endpoints that `distgen serve --detach` started.", no_args_is_help=True
+    help="Look at and end endpoints that `distgen serve --detach` started, and make their keys.",
+    no_args_is_help=True,
 )
+endpoint_app.add_typer(keys_app, name="keys")
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -29,7 +32,11 @@ def serve(
         int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)
     ] = 8000,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; by default only this machine can connect.")
+        str,
+        typer.Option(
+            help="Address to listen on; by default only this machine can connect. Another needs "
+            "--keys."
+        ),
     ] = "127.0.0.1",
     replicas: Annotated[
         int, typer.Option(help="Processes that each hold the model, one CPU each.", min=1)
@@ -37,6 +44,14 @@ def serve(
     gpus_per_replica: Annotated[
         float, typer.Option(help="GPUs of each replica; a fraction shares one.", min=0)
     ] = 0.0,
+    keys: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Who may use it, as `distgen endpoint keys add` writes it. Every node with a "
+            "replica must be able to read it under this path.",
+        ),
+    ] = None,
     root: Annotated[str, typer.Option(help="Path of the model store.")] = "models",
     address: Annotated[
         str | None,
@@ -50,11 +65,13 @@ def serve(
     """Serve a model over HTTP as the OpenAI Images API, until Ctrl-C."""
     from distgen.registry.bundle import inspect_bundle
     from distgen.registry.resolve import resolve_model
+    from distgen.serving.http.gate.needed import require_keys
 
+    keys = require_keys(host, keys)
     location = resolve_model(model, root)
     info = inspect_bundle(location)
     if not detach:
-        options = {"replicas": replicas, "gpus_per_replica": gpus_per_replica}
+        options = {"replicas": replicas, "gpus_per_replica": gpus_per_replica, "keys": keys}
         _serve_here(location, info, address, as_json, host=host, port=port, **options)
         return
     from distgen.core.ports import url_of
@@ -66,9 +83,10 @@ def serve(
     arguments = [location.url, f"--port={port}", f"--host={host}"]
     arguments += [f"--replicas={replicas}", f"--gpus-per-replica={gpus_per_replica}"]
     arguments += [f"--address={address}"] if address else []
+    arguments += [f"--keys={keys}"] if keys else []
     with err_console.status(f"Starting {info.name} ..."):
         endpoint = detached.start(arguments, model=model, url=url_of(host, port))
-    _announce(endpoint.url, info, as_json)
+    _announce(endpoint.url, info, as_json, needs_key=keys is not None)
     if not as_json:
         console.print(f"  log      {endpoint.log}")
         console.print("  stop     distgen endpoint stop")
@@ -162,7 +180,7 @@ def _serve_here(
                 stack.enter_context(connect(address))
                 end_on_signals()  # Ray would end the process where it stands
                 url = stack.enter_context(running(location, **placement))
-            _announce(url, info, as_json)
+            _announce(url, info, as_json, needs_key=placement["keys"] is not None)
             if not as_json:
                 console.print("  stop     Ctrl-C")
             while True:
@@ -203,7 +221,7 @@ def _free_to_use(host: str, port: int) -> int:
     return port
 
 
-def _announce(url: str, info: BundleInfo, as_json: bool) -> None:
+def _announce(url: str, info: BundleInfo, as_json: bool, *, needs_key: bool = False) -> None:
     from distgen.serving.making.engine import card_line
 
     if as_json:
@@ -216,8 +234,9 @@ def _announce(url: str, info: BundleInfo, as_json: bool) -> None:
     console.print(f"  bundle   {about}")
     if classes:
         console.print(f"  classes  {', '.join(classes)}")
+    key = '-H "Authorization: Bearer $DISTGEN_API_KEY" ' if needs_key else ""
     console.print(
-        f"  try      curl -s {url}/v1/images/generations -d "
+        f"  try      curl -s {url}/v1/images/generations {key}-d "
         f'\'{{"prompt": "{prompt}", "n": 4, "seed": 7}}\'',
     )
     console.print(f'  or       distgen query "{prompt}" --url {url}')

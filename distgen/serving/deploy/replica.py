@@ -7,6 +7,7 @@ as its `import_path`.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,6 +20,7 @@ from distgen.launch.monitoring import watch_queue
 from distgen.registry.bundle import load_bundle
 from distgen.registry.resolve import resolve_model
 from distgen.serving.http.app import create_app
+from distgen.serving.http.gate.keyring import Keyring
 from distgen.serving.making.engine import MAX_WAITING, Engine, info_of, network_of
 from distgen.serving.making.shelf import Shelf
 
@@ -33,6 +35,9 @@ class EndpointConfig(Config):
     """A run or a bundle, as path or URL, or `name`, `name@alias`, `name:version` of the store."""
     root: str = "models"
     """Path of the model store."""
+    keys: str | None = None
+    """The file of keys, which every node with a replica must be able to read; without one, whoever
+    reaches the endpoint may use it."""
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
@@ -42,17 +47,19 @@ def build(arguments: dict[str, Any]) -> serve.Application:
         arguments: The file's `args`: an `EndpointConfig` as plain data.
 
     Raises:
-        UsageError: An argument is missing or unknown, or there is no such model.
-        DataError: The bundle is not what its manifest says.
+        UsageError: An argument is missing or unknown, or there is no such model or file of keys.
+        DataError: The bundle is not what its manifest says, or the file is not one of keys.
     """
     config = parse(EndpointConfig, arguments, "args of the Serve application")
     bundle = resolve_model(config.model, config.root)
     load_bundle(bundle)  # what is wrong with it is said here, and not in a replica's log
-    return deployment().bind(bundle.url)
+    if config.keys is not None:
+        Keyring(Path(config.keys))
+    return deployment().bind(bundle.url, keys=config.keys)
 
 
 def deployment(**options: Any) -> serve.Deployment:
-    """The deployment of replicas, each to be bound to a bundle's URL.
+    """The deployment of replicas, each to be bound to a bundle's URL and the path of its keys.
 
     Args:
         options: Further options of a Serve deployment.
@@ -74,7 +81,8 @@ def deployment(**options: Any) -> serve.Deployment:
 class _Replica:
     """One process that holds the model and answers HTTP."""
 
-    def __init__(self, bundle_url: str) -> None:
+    def __init__(self, bundle_url: str, keys: str | None = None) -> None:
+        self._keys = None if keys is None else Keyring(Path(keys))
         on_gpu = bool(ray.get_gpu_ids())
         bundle = load_bundle(locate(bundle_url))
         self._engine = Engine(
@@ -93,4 +101,4 @@ class _Replica:
 
     def __serve_build_asgi_app__(self) -> Any:
         """The application, once the model is loaded (Ray Serve calls this)."""
-        return create_app(Shelf([self._engine]))
+        return create_app(Shelf([self._engine]), self._keys)

@@ -16,20 +16,28 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from distgen.serving.http.errors import add_handlers
+from distgen.serving.http.gate.gate import guarded
+from distgen.serving.http.gate.keyring import Keyring
 from distgen.serving.http.inference.routes import Inference
 from distgen.serving.http.openai import models
 from distgen.serving.http.openai.generations import Generations
 from distgen.serving.making.shelf import Shelf
 
 
-def create_app(shelf: Shelf) -> ASGIApp:
-    """The application that answers for the models of a shelf, and ends them with itself."""
+def create_app(shelf: Shelf, keys: Keyring | None = None) -> ASGIApp:
+    """The application that answers for the models of a shelf, and ends them with itself.
+
+    Args:
+        shelf: The models.
+        keys: Who may use it; None: whoever reaches it.
+    """
     app = _frame(shelf)
     images = Generations(shelf)
     images.add_routes(app)
     models.add_routes(app, shelf)
     Inference(shelf).add_routes(app)
-    return images.before(app)
+    everything = images.before(app)
+    return everything if keys is None else guarded(everything, keys)
 
 
 def _frame(shelf: Shelf) -> FastAPI:

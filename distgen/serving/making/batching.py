@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from distgen.serving.making.admission import admit
+
 Item = TypeVar("Item")
 Draft = TypeVar("Draft")
 Result = TypeVar("Result")
@@ -90,6 +92,7 @@ class Batcher(Generic[Item, Draft, Result]):
 
         Raises:
             QueueFullError: With these items more than may wait would wait.
+            Exception: Whoever let the request in does not let it have so many (`admission`).
         """
         if not items:
             return []
@@ -97,6 +100,7 @@ class Batcher(Generic[Item, Draft, Result]):
         if too_many > 0:
             retry_after_s = max(1, math.ceil(too_many / (self._items_per_s or too_many)))
             raise QueueFullError(self.waiting, self.max_waiting, retry_after_s)
+        admit(len(items))
         job: _Job[Item, Result] = _Job(items, asyncio.get_running_loop().create_future(), {})
         self._queue.append(job)
         self.waiting += len(items)
