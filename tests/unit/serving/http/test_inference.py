@@ -287,6 +287,15 @@ def test_answers_that_would_be_huge_are_refused_before_anything_is_made():
     planning.require_small([("images", True), ("seed", False)], 21, info)
 
 
+def test_a_truncation_is_the_number_that_was_meant_and_not_its_nearest_float32():
+    request = planning.InferRequest.model_validate(with_input("truncation", "FP32", 0.7))
+    nearest = float(np.float32(0.7))
+    assert nearest != 0.7
+    values = {"seed": [1, 2], "truncation": [nearest]}
+    made = planning.pictures_of(request, values, info_of(height=16, width=16))
+    assert [picture.truncation for picture in made] == [0.7, 0.7]
+
+
 def test_a_model_without_classes_takes_and_gives_no_labels(make_engine):
     with listening(create_app(Shelf([make_engine("rgb-gan")]))) as place:
         with triton.InferenceServerClient(place) as client:
