@@ -102,12 +102,20 @@ def query(
             metavar="FILE", help="Ask again for what a saved file shows, and compare the bytes."
         ),
     ] = None,
+    key_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="A file with the endpoint's key; else it is read from DISTGEN_API_KEY.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask an endpoint for pictures, show them where the terminal can, and save them.
 
     What is saved says which request made it: a PNG in itself, another file in NAME.json beside it.
     """
+    from distgen.cli.keys import key_to_send
     from distgen.cli.query_request import Options, request_of, uploads_of
     from distgen.cli.query_verify import verify as verify_saved
     from distgen.serving.client import Client
@@ -132,7 +140,9 @@ def query(
         return
     place, folder = _places(out, each, show)
     request = request_of(options)
-    answer = Client(url).ask(request.path, request.fields, request.uploads)
+    answer = Client(url, key=key_to_send(key_file)).ask(
+        request.path, request.fields, request.uploads
+    )
     _save(place, _shown(answer.images_nhwc, place.name), answer.record())
     files = _save_each(folder, answer) if folder else []
     if as_json:

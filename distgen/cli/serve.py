@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distgen.cli.console import console, err_console, print_json, strong
+from distgen.cli.keys import keys_app
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from distgen.serving.making.references import Reference
 
 endpoint_app = typer.Typer(
-    help="Look at and end endpoints that `distgen serve --detach` started.", no_args_is_help=True
+    help="Look at and end endpoints that `distgen serve --detach` started, and make their keys.",
+    no_args_is_help=True,
 )
+endpoint_app.add_typer(keys_app, name="keys")
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -35,7 +38,11 @@ def serve(
         int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)
     ] = 8000,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; by default only this machine can connect.")
+        str,
+        typer.Option(
+            help="Address to listen on; by default only this machine can connect. Another needs "
+            "--keys."
+        ),
     ] = "127.0.0.1",
     replicas: Annotated[
         int, typer.Option(help="Processes that each hold the model, one CPU each.", min=1)
@@ -51,6 +58,14 @@ def serve(
             "loaded when they are asked for.",
         ),
     ] = None,
+    keys: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Who may use it, as `distgen endpoint keys add` writes it. Every node with a "
+            "replica must be able to read it under this path.",
+        ),
+    ] = None,
     root: Annotated[str, typer.Option(help="Path of the model store.")] = "models",
     address: Annotated[
         str | None,
@@ -62,13 +77,15 @@ def serve(
     as_json: _JSON = False,
 ) -> None:
     """Serve models over HTTP as the OpenAI Images API, until Ctrl-C; the first is the default."""
+    from distgen.serving.http.gate.needed import require_keys
     from distgen.serving.making.references import references
 
+    keys = require_keys(host, keys)
     memory_bytes = _bytes_of(memory)
     infos = [(found.name, _inspected(found)) for found in references(models, root)]
     if not detach:
         options: dict[str, Any] = {"replicas": replicas, "gpus_per_replica": gpus_per_replica}
-        options |= {"root": root, "memory_bytes": memory_bytes}
+        options |= {"root": root, "memory_bytes": memory_bytes, "keys": keys}
         _serve_here(models, infos, address, as_json, host=host, port=port, **options)
         return
     from distgen.core.ports import url_of
@@ -81,11 +98,12 @@ def serve(
     arguments += [f"--replicas={replicas}", f"--gpus-per-replica={gpus_per_replica}"]
     arguments += [f"--memory={memory_bytes}"] if memory_bytes else []
     arguments += [f"--address={address}"] if address else []
+    arguments += [f"--keys={keys}"] if keys else []
     with err_console.status(f"Starting {_names(infos)} ..."):
         endpoint = detached.start(
             [*arguments, "--", *models], model=" ".join(models), url=url_of(host, port)
         )
-    _announce(endpoint.url, infos, as_json)
+    _announce(endpoint.url, infos, as_json, needs_key=keys is not None)
     if not as_json:
         console.print(f"  log      {endpoint.log}")
         console.print("  stop     distgen endpoint stop")
@@ -203,7 +221,7 @@ def _serve_here(
                 stack.enter_context(connect(address))
                 end_on_signals()  # Ray would end the process where it stands
                 url = stack.enter_context(running(*models, **options))
-            _announce(url, infos, as_json)
+            _announce(url, infos, as_json, needs_key=options["keys"] is not None)
             if not as_json:
                 console.print("  stop     Ctrl-C")
             while True:
@@ -244,7 +262,13 @@ def _free_to_use(host: str, port: int) -> int:
     return port
 
 
-def _announce(url: str, infos: Sequence[tuple[str, BundleInfo]], as_json: bool) -> None:
+def _announce(
+    url: str,
+    infos: Sequence[tuple[str, BundleInfo]],
+    as_json: bool,
+    *,
+    needs_key: bool = False,
+) -> None:
     from distgen.serving.making.engine import card_line
 
     first, info = infos[0]
@@ -259,8 +283,9 @@ def _announce(url: str, infos: Sequence[tuple[str, BundleInfo]], as_json: bool) 
         if classes := _classes(one):
             console.print(f"  classes  {', '.join(classes)}")
     prompt = (_classes(info) or ("random",))[0]
+    key = '-H "Authorization: Bearer $DISTGEN_API_KEY" ' if needs_key else ""
     console.print(
-        f"  try      curl -s {url}/v1/images/generations -d "
+        f"  try      curl -s {url}/v1/images/generations {key}-d "
         f'\'{{"prompt": "{prompt}", "n": 4, "seed": 7}}\'',
     )
     console.print(f'  or       distgen query "{prompt}" --url {url}')

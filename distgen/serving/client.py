@@ -70,13 +70,19 @@ class Client:
     Args:
         url: Where it answers, without `/v1`.
         timeout_s: For one request.
+        key: What opens the endpoint, where it wants one.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, timeout_s: float = 120.0) -> None:
+    def __init__(
+        self, url: str = DEFAULT_URL, timeout_s: float = 120.0, key: str | None = None
+    ) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         if not self.url.startswith(("http://", "https://")):
             raise UsageError(f"{url!r} is not a URL.", remedy=f"--url {DEFAULT_URL}")
         self._timeout_s = timeout_s
+        if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+            raise UsageError("A key is one word of plain characters.", where=self.url)
+        self._headers = {} if key is None else {"authorization": f"Bearer {key}"}
 
     def model(self) -> dict[str, Any]:
         """What the endpoint says of its model.
@@ -177,6 +183,7 @@ class Client:
                 json=None if uploads else fields,
                 data=dict(fields or {}) if uploads else None,
                 files={name: (name, data) for name, data in uploads.items()} if uploads else None,
+                headers=self._headers,
                 timeout=self._timeout_s,
                 trust_env=not is_loopback(url.host),  # a proxy has another loopback
             )
@@ -229,7 +236,7 @@ def _refusal(answer: httpx.Response, content: Any) -> DistgenError:
         )
     # The endpoint's messages are two sentences: what is wrong, and what to do.
     what, _, remedy = str(error["message"]).partition(". ")
-    kind = UsageError if answer.status_code in (400, 404, 413) else DistgenError
+    kind = UsageError if answer.status_code in (400, 401, 403, 404, 413) else DistgenError
     return kind(
         what.rstrip(".") + ".",
         where=f"{where}, {error['param']}" if error.get("param") else where,

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from distgen.core.ports import free_port, is_free, is_loopback, is_own, url_of
 from distgen.core.storage import Location
 from distgen.launch.cluster import Room, connect, slots
 from distgen.serving.deploy.environment import passed_on, serve_environment
+from distgen.serving.http.gate.needed import require_keys
 from distgen.serving.making.loading import checked
 from distgen.serving.making.references import Reference, references
 
@@ -45,6 +46,8 @@ class Placement:
     """Processes that each hold the model, a CPU for each."""
     gpus_per_replica: float = 0.0
     """GPUs of each; a fraction shares one."""
+    keys: str | None = None
+    """Path of the file of keys; None: whoever reaches the endpoint may use it."""
 
     @property
     def on_loopback(self) -> bool:
@@ -66,6 +69,7 @@ def running(
     port: int = 8000,
     replicas: int = 1,
     gpus_per_replica: float = 0.0,
+    keys: str | None = None,
 ) -> Iterator[str]:
     """An endpoint for as long as the block lasts, in the Ray cluster this process is connected to.
 
@@ -80,19 +84,22 @@ def running(
         port: Port to listen on; 0 takes a free one.
         replicas: Processes that each hold the model, a CPU for each.
         gpus_per_replica: GPUs of each; a fraction shares one.
+        keys: Path of the file of keys, which every node with a replica must be able to read. Where
+            others than this machine reach the endpoint, it must be given.
 
     Yields:
         The endpoint's URL, which answers from now on.
 
     Raises:
-        UsageError: The port is taken, the cluster serves something else, it is too small, or its
-            head is another machine whose loopback would be listened on.
-        DataError: A bundle is not what its manifest says.
+        UsageError: The port is taken, the cluster serves something else, it is too small, its
+            head is another machine whose loopback would be listened on, or keys are missing.
+        DataError: A bundle is not what its manifest says, or the file is not one of keys.
         DistgenError: The replicas do not start, or not in time.
     """
+    keys = require_keys(host, keys)
     # What is wrong with them is said here, and not in a replica's log.
     served = checked(references(models, root), memory_bytes)
-    placement = Placement(host, port, replicas, gpus_per_replica)
+    placement = Placement(host, port, replicas, gpus_per_replica, keys)
     _check_cluster(placement)
     require_room(placement, connect().room())
     prepare = ray.remote(_prepare).options(num_cpus=0, resources=_ON_HEAD)
@@ -113,7 +120,7 @@ def running(
         )
         .remote(prepared.folder)
     )
-    placement = Placement(host, prepared.port, replicas, gpus_per_replica)
+    placement = replace(placement, port=prepared.port)
     try:
         problem = ray.get(launcher.start.remote(served, memory_bytes, placement, START_TIMEOUT_S))
         if problem:
@@ -296,7 +303,8 @@ class _Launcher:
             http_options={"host": placement.host, "port": placement.port},
         )
         # `serve.run` would wait for a place as long as there is none.
-        target = serve.RunTarget(replicas.bind(served, memory_bytes), APPLICATION, "/")
+        bound = replicas.bind(served, memory_bytes, placement.keys)
+        target = serve.RunTarget(bound, APPLICATION, "/")
         try:
             serve.run_many([target], wait_for_applications_running=False)
         except (RuntimeError, TimeoutError) as error:

@@ -7,6 +7,7 @@ as its `import_path`.
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,6 +20,7 @@ from distgen.core.sizes import Bytes
 from distgen.launch.monitoring import watch_queue
 from distgen.serving.deploy.reporting import report
 from distgen.serving.http.app import create_app
+from distgen.serving.http.gate.keyring import Keyring
 from distgen.serving.making.engine import MAX_WAITING, Engine
 from distgen.serving.making.loading import checked
 from distgen.serving.making.references import Reference, references
@@ -42,6 +44,10 @@ class EndpointConfig(Config):
     """The most that weights may take in a replica, such as `2GiB`; models beyond it are loaded when
     they are wanted."""
 
+    keys: str | None = None
+    """The file of keys, which every node with a replica must be able to read; without one, whoever
+    reaches the endpoint may use it."""
+
     @model_validator(mode="after")
     def _names_models(self) -> EndpointConfig:
         if (self.model is None) == (not self.models):
@@ -61,17 +67,19 @@ def build(arguments: dict[str, Any]) -> serve.Application:
         arguments: The file's `args`: an `EndpointConfig` as plain data.
 
     Raises:
-        UsageError: An argument is missing or unknown, or there is no such model.
-        DataError: A bundle is not what its manifest says.
+        UsageError: An argument is missing or unknown, or there is no such model or file of keys.
+        DataError: A bundle is not what its manifest says, or the file is not one of keys.
     """
     config = parse(EndpointConfig, arguments, "args of the Serve application")
     # What is wrong with them is said here, and not in a replica's log.
     served = checked(references(config.all_models, config.root), config.memory)
-    return deployment().bind(served, config.memory)
+    if config.keys is not None:
+        Keyring(Path(config.keys))
+    return deployment().bind(served, config.memory, config.keys)
 
 
 def deployment(**options: Any) -> serve.Deployment:
-    """The deployment of replicas, each to be bound to references and a memory limit.
+    """The deployment of replicas, each to be bound to references, a memory limit and keys.
 
     Args:
         options: Further options of a Serve deployment.
@@ -93,9 +101,15 @@ def deployment(**options: Any) -> serve.Deployment:
 class _Replica:
     """One process that holds the models and answers HTTP."""
 
-    def __init__(self, references: tuple[Reference, ...], memory_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        references: tuple[Reference, ...],
+        memory_bytes: int | None = None,
+        keys: str | None = None,
+    ) -> None:
         replica = ray.get_runtime_context().get_actor_id()[:8]
         self._terms = report(replica)
+        self._keys = None if keys is None else Keyring(Path(keys))
         on_gpu = bool(ray.get_gpu_ids())
         make = partial(
             Engine,
@@ -114,4 +128,4 @@ class _Replica:
 
     def __serve_build_asgi_app__(self) -> Any:
         """The application, once the models are loaded (Ray Serve calls this)."""
-        return create_app(self._shelf, self._terms)
+        return create_app(self._shelf, self._terms, self._keys)

@@ -3,8 +3,9 @@
     POST /v1/images/generations    POST /v1/images/variations    POST /v1/images/edits
     GET /v1/models    GET /v1/models/{id}    GET /v1/models/{id}/latents
     GET /livez    GET /readyz    GET /metrics    GET /    GET /docs
+    and the Open Inference Protocol under /v2
 
-Errors are always `{"error": {message, type, param, code}}`.
+Errors are always `{"error": {message, type, param, code}}`, under /v2 `{"error": message}`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from starlette.types import ASGIApp
 
 from distgen.serving.http import metrics, pages
 from distgen.serving.http.errors import EVERYWHERE, add_handlers, documented
+from distgen.serving.http.gate.gate import guarded
+from distgen.serving.http.gate.keyring import Keyring
+from distgen.serving.http.inference.routes import Inference
 from distgen.serving.http.observed import Observed, Terms
 from distgen.serving.http.openai import latents, models
 from distgen.serving.http.openai.generations import Generations
@@ -24,12 +28,13 @@ from distgen.serving.http.openai.remakes import Remakes
 from distgen.serving.making.shelf import Shelf
 
 
-def create_app(shelf: Shelf, terms: Terms | None = None) -> ASGIApp:
+def create_app(shelf: Shelf, terms: Terms | None = None, keys: Keyring | None = None) -> ASGIApp:
     """The application that answers for the models of a shelf, and ends them with itself.
 
     Args:
         shelf: The models.
         terms: How long requests may take, and what is logged of them.
+        keys: Who may use it; None: whoever reaches it.
     """
     app = _frame(shelf)
     images = Generations(shelf)
@@ -37,9 +42,13 @@ def create_app(shelf: Shelf, terms: Terms | None = None) -> ASGIApp:
     Remakes(shelf).add_routes(app)
     latents.add_routes(app, shelf)  # before the models, whose names may hold slashes
     models.add_routes(app, shelf)
+    Inference(shelf).add_routes(app)
     metrics.add_routes(app)
     pages.add_routes(app)
-    return Observed(images.before(app), {getattr(route, "path", "") for route in app.routes}, terms)
+    everything = images.before(app)
+    let_in = everything if keys is None else guarded(everything, keys)
+    # Outermost, so that it hears of those who are not let in.
+    return Observed(let_in, {getattr(route, "path", "") for route in app.routes}, terms)
 
 
 def _frame(shelf: Shelf) -> FastAPI:

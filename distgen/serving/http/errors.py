@@ -1,4 +1,7 @@
-"""What clients hear when there is no answer: one shape of error, whatever went wrong."""
+"""What clients hear when there is no answer: one shape of error, whatever went wrong.
+
+On the paths of the Open Inference Protocol it is that protocol's.
+"""
 
 from __future__ import annotations
 
@@ -180,7 +183,13 @@ async def answer_of(request: Request, error: Exception) -> Response:
     headers = dict(getattr(error, "headers", None) or {})
     if shaped.retry_after_s:
         headers["retry-after"] = str(shaped.retry_after_s)
-    return JSONResponse(shaped.body(), shaped.status, headers=headers)
+    return JSONResponse(_body_for(request, shaped), shaped.status, headers=headers)
+
+
+def _body_for(request: Request, error: RequestError) -> dict[str, Any]:
+    """The error in the shape of the protocol that the path belongs to."""
+    speaks_inference = f"{request.scope['path']}/".startswith("/v2/")
+    return {"error": error.message} if speaks_inference else error.body()
 
 
 def add_handlers(app: FastAPI) -> None:

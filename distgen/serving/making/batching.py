@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 from distgen.serving.making.account import DeadlineError, current, tell_batch
+from distgen.serving.making.admission import admit
 
 Item = TypeVar("Item")
 Draft = TypeVar("Draft")
@@ -114,6 +115,7 @@ class Batcher(Generic[Item, Draft, Result]):
         Raises:
             QueueFullError: With these items more than may wait would wait.
             DeadlineError: The account's deadline has passed; what has not run yet never does.
+            Exception: Whoever let the request in does not let it have so many (`admission`).
         """
         if not items:
             return []
@@ -123,6 +125,7 @@ class Batcher(Generic[Item, Draft, Result]):
         if left_s <= 0:
             raise DeadlineError
         self.require_room(len(items))
+        admit(len(items))
         loop = asyncio.get_running_loop()
         job: _Job[Item, Result] = _Job(items, loop.create_future(), {}, account.deadline, told=told)
         alarm = None if left_s == math.inf else loop.call_later(left_s, job.expire)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 import numpy as np
 
@@ -29,10 +30,14 @@ _REMADE_TOGETHER = 8
 class Encoding:
     """How a picture's bytes are written."""
 
-    format: Format = "png"
+    format: Format | Literal["raw"] = "png"
+    """`raw`: no file but its pixels, row by row."""
     quality: int = 95
     rate: int = FRAMES_PER_SECOND
     """Frames per second of a clip."""
+
+
+RAW = Encoding("raw")
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Order:
     """One picture and how to write it."""
 
     picture: Wanted
-    encoding: Encoding | None
+    encoding: Encoding
     """None: not at all, its pixels are wanted."""
 
 
@@ -204,7 +209,7 @@ class Engine:
         Raises:
             QueueFullError: Too much is waiting.
         """
-        pixels = b"".join(await self._make(pictures, None))
+        pixels = b"".join(await self._make(pictures, RAW))
         frames_thwc = np.frombuffer(pixels, np.uint8).reshape(-1, *self.info.spec.shape)
         moving: AnimationFormat = "webp" if encoding.format == "webp" else "gif"
         return await asyncio.to_thread(animate, frames_thwc, moving, encoding.rate)
@@ -232,7 +237,7 @@ class Engine:
     async def _make(
         self,
         pictures: Sequence[Wanted],
-        encoding: Encoding | None,
+        encoding: Encoding,
         told: Callable[[int, bytes], None] | None = None,
     ) -> list[bytes]:
         """All that is asked of the engine goes through here."""
@@ -272,7 +277,7 @@ def encode_orders(orders: Sequence[Order], images_hwc: Sequence[UInt8Images]) ->
         zip(orders, images_hwc, strict=True), key=lambda pair: pair[0].encoding
     ):
         images = [image for _, image in group]
-        if encoding is None:
+        if encoding.format == "raw":
             files += [image.tobytes() for image in images]
             continue
         batch_nhwc = np.stack(images)

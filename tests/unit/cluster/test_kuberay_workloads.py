@@ -21,6 +21,7 @@ from distgen.cli.kinds import read_job
 from distgen.core.storage import locate
 from distgen.launch.nodes import JOB_STOP_WAIT_S
 from distgen.registry import write_bundle
+from distgen.serving.http.gate.keyfile import add
 from distgen.training.job import TrainJob
 from tests.unit.cluster.rendered import (
     OVERLAYS,
@@ -175,10 +176,27 @@ def test_ray_serve_builds_the_application_with_those_deployments(
 ) -> None:
     (application,) = ServeDeploySchema.model_validate(serve_config(overlay)).applications
     assert application.args["model"].startswith("s3://"), "every pod must reach it"
-    arguments = application.args | {"model": str(bundle(tmp_path))}
+    keys = tmp_path / "keys.json"
+    add(keys, "alice")
+    arguments = application.args | {"model": str(bundle(tmp_path)), "keys": str(keys)}
     builder = import_attr(application.import_path)
     made = call_user_app_builder_with_args_if_necessary(builder, arguments)
     assert [entry.name for entry in application.deployments] == [made._bound_deployment.name]
+
+
+@services
+def test_an_endpoint_for_other_pods_has_keys_that_its_own_pods_can_read(overlay: str) -> None:
+    (application,) = serve_config(overlay)["applications"]
+    place = Path(application["args"]["keys"])
+    for pods in ray_pods(render(overlay)):
+        (mount,) = (m for m in pods.main["volumeMounts"] if m["mountPath"] == str(place.parent))
+        (volume,) = (v for v in pods.spec["volumes"] if v["name"] == mount["name"])
+        secret = volume["secret"]
+        assert secret["secretName"] == "distgen-keys"
+        assert "subPath" not in mount, "a file that is mounted alone stays as it was"
+        # Root's files, read by the pod's group: what distgen takes for a mounted secret.
+        assert secret["defaultMode"] == 0o440
+        assert pods.spec["securityContext"]["fsGroup"] == pods.spec["securityContext"]["runAsGroup"]
 
 
 def bundle(folder: Path) -> Path:

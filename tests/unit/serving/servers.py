@@ -14,14 +14,23 @@ from distgen.core.ports import free_port
 
 
 @contextmanager
-def served(app: ASGIApp) -> Iterator[str]:
+def listening(app: ASGIApp) -> Iterator[str]:
+    """The address of a server of `app`, for as long as the block lasts."""
     server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
+        assert thread.is_alive()
         time.sleep(0.01)
     try:
-        yield f"http://127.0.0.1:{server.config.port}"
+        yield f"127.0.0.1:{server.config.port}"
     finally:
         server.should_exit = True
         thread.join()
+
+
+@contextmanager
+def served(app: ASGIApp) -> Iterator[str]:
+    """The same as a URL."""
+    with listening(app) as place:
+        yield f"http://{place}"

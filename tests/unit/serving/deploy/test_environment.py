@@ -15,10 +15,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
 from distgen.cli.serve import end_on_signals
 from distgen.core.birth import started_at
-from distgen.core.ports import free_port, is_free
+from distgen.core.ports import answers, free_port, is_free
 from distgen.serving.deploy import detached
 from distgen.serving.deploy import environment as surroundings
 from distgen.serving.deploy.endpoint import _haproxy_binary
@@ -113,6 +114,53 @@ def test_a_replicas_access_log_is_a_file_of_its_own(tmp_path: Path):
         logger.handlers, logger.level, logger.propagate = before
     assert file == tmp_path / "serve" / "access_a1.jsonl"
     assert file.read_text() == '{"status":200}\n'
+
+
+def test_what_ray_serve_says_of_itself_is_hidden_but_for_its_health(tmp_path: Path):
+    port = free_port()
+    # The line before which ours goes must be there in the Ray that is installed.
+    assert "\n    acl routes path -i /-/routes\n" in HAPROXY_CONFIG_TEMPLATE
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(
+        f"""\
+defaults
+    mode http
+    timeout client 9s
+    timeout connect 9s
+    timeout server 9s
+frontend http_frontend
+    bind 127.0.0.1:{port}
+    acl healthcheck path -i /-/healthz
+    http-request return status 200 content-type text/plain string "healthy" if healthcheck
+    # Routes endpoint
+    acl routes path -i /-/routes
+    http-request return status 200 content-type text/plain string "routes" if routes
+    default_backend replicas
+backend replicas
+    http-request return status 200 content-type text/plain string "replica"
+"""
+    )
+    starter = serve_environment(tmp_path, _haproxy_binary())["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    haproxy = subprocess.Popen([starter, "-db", "-f", str(config)])
+    try:
+        while not answers("127.0.0.1", port):
+            assert haproxy.poll() is None
+            time.sleep(0.05)
+        assert said(port, "/-/healthz") == b"healthy"
+        assert said(port, "/livez") == b"replica"
+        for path in ("/-/routes", "/-/ROUTES", "/%2d/routes", "/-%2Froutes", "/-/", "/-/other"):
+            assert said(port, path) == b""
+    finally:
+        haproxy.terminate()
+        haproxy.wait()
+
+
+def said(port: int, path: str) -> bytes:
+    """The body of the answer to a path that no client has tidied up."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        with connection.makefile("rb") as answer:
+            return answer.read().partition(b"\r\n\r\n")[2]
 
 
 def test_haproxy_ends_when_its_parent_is_killed(tmp_path: Path):

@@ -15,6 +15,7 @@ from distgen.core.errors import DataError, UsageError
 from distgen.core.storage import locate
 from distgen.registry import write_bundle
 from distgen.serving.deploy.replica import DEPLOYMENT
+from distgen.serving.http.gate.keyfile import add
 from distgen.serving.making.engine import MAX_WAITING
 from tests.unit.registry.small_bundles import GAN, SPEC, state_of
 
@@ -70,6 +71,18 @@ def test_wrong_args_are_refused_before_a_replica_starts(
     given = json.loads(json.dumps(arguments).replace("{run}", str(run)))
     with pytest.raises(UsageError, match=said):
         built(given)
+
+
+def test_replicas_get_the_path_of_the_keys_and_a_bad_file_is_refused_before(
+    run: Path, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.json"
+    add(keys, "alice")
+    application = built({"model": str(run), "keys": str(keys)})
+    assert application._bound_deployment.init_kwargs == {"keys": str(keys)}
+    keys.chmod(0o644)
+    with pytest.raises(UsageError, match="Others than its owner"):
+        built({"model": str(run), "keys": str(keys)})
 
 
 def test_a_damaged_bundle_is_refused_before_a_replica_starts(run: Path) -> None:

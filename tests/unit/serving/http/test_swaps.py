@@ -12,7 +12,7 @@ import httpx
 
 from distgen.registry import inspect_bundle
 from distgen.serving.http.app import create_app
-from distgen.serving.http.openai.generations import DIGEST_HEADER
+from distgen.serving.http.openai.answering import DIGEST_HEADER
 from distgen.serving.making.sampler import Picture
 from distgen.serving.making.shelf import Shelf
 from tests.unit.serving.making.bundles import alone, bundle, in_loop, shelf_of, store_of

@@ -1,0 +1,1 @@
+"""Who may use an endpoint: keys, what they open, and how much they give."""

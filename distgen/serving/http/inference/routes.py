@@ -1,0 +1,133 @@
+"""The routes under `/v2`: what the server is, what its models take, and pixels as tensors."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+
+import distgen
+from distgen.serving.http.body import read_body
+from distgen.serving.http.errors import RequestError, shorten
+from distgen.serving.http.inference.planning import (
+    metadata,
+    output_of,
+    pictures_of,
+    require_small,
+    wanted_outputs,
+)
+from distgen.serving.http.inference.tensors import (
+    HEADER_LENGTH,
+    InferRequest,
+    inflate,
+    parse,
+    render,
+)
+from distgen.serving.http.openai.answering import DIGEST_HEADER
+from distgen.serving.making.engine import RAW, ModelInfo
+from distgen.serving.making.shelf import Shelf
+
+_MODEL = "/v2/models/{name}"
+_SHORTEST_VERSION = 12  # of a digest, as it is printed
+_BODY_SCHEMA = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": InferRequest.model_json_schema()}},
+    }
+}
+
+
+class Inference:
+    """Answers the Open Inference Protocol. A model's version is its digest, or a beginning of it:
+    who names one gets pictures of these weights or none.
+    """
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+
+    def add_routes(self, app: FastAPI) -> None:
+        """Add everything under `/v2`."""
+        app.add_api_route("/v2", self.server)
+        app.add_api_route("/v2/health/live", self.live)
+        app.add_api_route("/v2/health/ready", self.ready)
+        app.add_api_route("/v2/repository/index", self.index, methods=["POST"])
+        for place in (_MODEL, _MODEL + "/versions/{version}"):
+            app.add_api_route(place, self.model)
+            app.add_api_route(place + "/ready", self.model_ready)
+            app.add_api_route(
+                place + "/infer", self.infer, methods=["POST"], openapi_extra=_BODY_SCHEMA
+            )
+
+    async def server(self) -> dict[str, Any]:
+        """What answers here."""
+        return {
+            "name": "distgen",
+            "version": distgen.__version__,
+            "extensions": ["binary_tensor_data"],
+        }
+
+    async def live(self) -> dict[str, bool]:
+        """That it answers."""
+        return {"live": True}
+
+    async def ready(self) -> dict[str, bool]:
+        """That its models are loaded; before that nothing answers."""
+        return {"ready": True}
+
+    async def index(self) -> list[dict[str, str]]:
+        """The models that are served."""
+        return [
+            {"name": info.name, "version": info.digest, "state": "READY", "reason": ""}
+            for info in self._shelf.models()
+        ]
+
+    async def model(self, name: str, version: str | None = None) -> dict[str, Any]:
+        """What a model takes and gives."""
+        async with self._shelf.lend(name) as engine:
+            _require_version(engine.info, version)
+            return metadata(engine.info)
+
+    async def model_ready(self, name: str, version: str | None = None) -> dict[str, Any]:
+        """That a model is loaded."""
+        async with self._shelf.lend(name) as engine:
+            _require_version(engine.info, version)
+            return {"name": engine.info.name, "ready": True}
+
+    async def infer(self, request: Request, name: str, version: str | None = None) -> Response:
+        """Pixels `[n, H, W, C]`, or `[n, T, H, W, C]` of clips, for n seeds."""
+        body = inflate(await read_body(request), request.headers.get("content-encoding"))
+        wanted, values = parse(body, request.headers.get(HEADER_LENGTH))
+        async with self._shelf.lend(name) as engine:
+            info = engine.info
+            _require_version(info, version)
+            pictures = pictures_of(wanted, values, info)
+            outputs = wanted_outputs(wanted, info)
+            require_small(outputs, len(pictures), info)
+            pixels = b"".join(await engine.generate(pictures, RAW))
+        head = {"model_name": info.name, "model_version": info.digest}
+        if wanted.id is not None:
+            head["id"] = wanted.id
+        tensors = [
+            (output_of(output, pictures, pixels, info), binary) for output, binary in outputs
+        ]
+        headers = {DIGEST_HEADER: info.digest}
+        if all(binary for _, binary in outputs):
+            content, length = render(head, tensors)
+        else:  # a million numbers take a while
+            content, length = await asyncio.to_thread(render, head, tensors)
+        if length == len(content):
+            return Response(content, media_type="application/json", headers=headers)
+        headers[HEADER_LENGTH] = str(length)
+        return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+def _require_version(info: ModelInfo, version: str | None) -> None:
+    if version is None or (len(version) >= _SHORTEST_VERSION and info.digest.startswith(version)):
+        return
+    raise RequestError(
+        f"The version {shorten(version)!r} of {info.name!r} is not served here. "
+        f"Use {info.digest!r}, or leave the version out.",
+        status=HTTPStatus.NOT_FOUND,
+    )
