@@ -44,24 +44,37 @@ _ERROR_SCHEMA = {
         }
     },
 }
+_INFERENCE_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string"}},
+}
 _WHEN = {
     400: "The request is wrong: a field, a header, or the body itself.",
+    401: "A key is missing or unknown, where the endpoint wants one.",
+    403: "The key is not for this.",
     404: "There is no such model.",
     408: "The body took too long to arrive.",
     413: "The body is too large.",
     429: "Too much is waiting; `Retry-After` says when to come again.",
     500: "The endpoint failed; its log says why.",
+    503: "The model has left memory and does not come back; the endpoint's log says why.",
     504: "The request's time passed before its answer was made.",
 }
-EVERYWHERE = (400, 500)
+EVERYWHERE = (400, 401, 403, 500)
 """Statuses that any route may answer with."""
-FOR_PICTURES = (404, 408, 413, 429, 504)
+FOR_PICTURES = (404, 408, 413, 429, 503, 504)
 """Further statuses of routes that make pictures."""
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What the OpenAPI document says of answers that are errors, for `responses=`."""
-    content = {"application/json": {"schema": _ERROR_SCHEMA}}
+def documented(*statuses: int, inference: bool = False) -> dict[int | str, dict[str, Any]]:
+    """What the OpenAPI document says of answers that are errors, for `responses=`.
+
+    Args:
+        statuses: Theirs.
+        inference: In the shape that is spoken under /v2.
+    """
+    content = {"application/json": {"schema": _INFERENCE_ERROR if inference else _ERROR_SCHEMA}}
     return {status: {"description": _WHEN[status], "content": content} for status in statuses}
 
 

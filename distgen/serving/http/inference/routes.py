@@ -9,8 +9,15 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 
 import distgen
+from distgen.serving.http.bodies import described
 from distgen.serving.http.body import read_body
-from distgen.serving.http.errors import RequestError, shorten
+from distgen.serving.http.errors import (
+    EVERYWHERE,
+    FOR_PICTURES,
+    RequestError,
+    documented,
+    shorten,
+)
 from distgen.serving.http.inference.planning import (
     metadata,
     output_of,
@@ -31,11 +38,8 @@ from distgen.serving.making.shelf import Shelf
 
 _MODEL = "/v2/models/{name}"
 _SHORTEST_VERSION = 12  # of a digest, as it is printed
-_BODY_SCHEMA = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": InferRequest.model_json_schema()}},
-    }
+_INFERRED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {}, "application/octet-stream": {}}}
 }
 
 
@@ -49,15 +53,24 @@ class Inference:
 
     def add_routes(self, app: FastAPI) -> None:
         """Add everything under `/v2`."""
-        app.add_api_route("/v2", self.server)
-        app.add_api_route("/v2/health/live", self.live)
-        app.add_api_route("/v2/health/ready", self.ready)
-        app.add_api_route("/v2/repository/index", self.index, methods=["POST"])
-        for place in (_MODEL, _MODEL + "/versions/{version}"):
-            app.add_api_route(place, self.model)
-            app.add_api_route(place + "/ready", self.model_ready)
+        plain = documented(*EVERYWHERE, inference=True)
+        known = documented(*EVERYWHERE, HTTPStatus.NOT_FOUND, inference=True)
+        app.add_api_route("/v2", self.server, responses=plain)
+        app.add_api_route("/v2/health/live", self.live, responses=plain)
+        app.add_api_route("/v2/health/ready", self.ready, responses=plain)
+        app.add_api_route("/v2/repository/index", self.index, methods=["POST"], responses=plain)
+        versions = _MODEL + "/versions/{version}"
+        app.add_api_route(_MODEL, self.model, responses=known)
+        app.add_api_route(versions, self.model_version, responses=known)
+        app.add_api_route(f"{_MODEL}/ready", self.model_ready, responses=known)
+        app.add_api_route(f"{versions}/ready", self.model_version_ready, responses=known)
+        for place, infer in ((_MODEL, self.infer), (versions, self.infer_version)):
             app.add_api_route(
-                place + "/infer", self.infer, methods=["POST"], openapi_extra=_BODY_SCHEMA
+                f"{place}/infer",
+                infer,
+                methods=["POST"],
+                openapi_extra=described(InferRequest),
+                responses=_INFERRED | documented(*EVERYWHERE, *FOR_PICTURES, inference=True),
             )
 
     async def server(self) -> dict[str, Any]:
@@ -83,20 +96,41 @@ class Inference:
             for info in self._shelf.models()
         ]
 
-    async def model(self, name: str, version: str | None = None) -> dict[str, Any]:
+    async def model(self, name: str) -> dict[str, Any]:
         """What a model takes and gives."""
+        return await self._metadata(name)
+
+    async def model_version(self, name: str, version: str) -> dict[str, Any]:
+        """What a model of these weights takes and gives."""
+        return await self._metadata(name, version)
+
+    async def model_ready(self, name: str) -> dict[str, Any]:
+        """That a model is loaded."""
+        return await self._readiness(name)
+
+    async def model_version_ready(self, name: str, version: str) -> dict[str, Any]:
+        """That a model of these weights is loaded."""
+        return await self._readiness(name, version)
+
+    async def infer(self, request: Request, name: str) -> Response:
+        """Pixels `[n, H, W, C]`, or `[n, T, H, W, C]` of clips, for n seeds."""
+        return await self._infer(request, name)
+
+    async def infer_version(self, request: Request, name: str, version: str) -> Response:
+        """The same from these weights and no others."""
+        return await self._infer(request, name, version)
+
+    async def _metadata(self, name: str, version: str | None = None) -> dict[str, Any]:
         async with self._shelf.lend(name) as engine:
             _require_version(engine.info, version)
             return metadata(engine.info)
 
-    async def model_ready(self, name: str, version: str | None = None) -> dict[str, Any]:
-        """That a model is loaded."""
+    async def _readiness(self, name: str, version: str | None = None) -> dict[str, Any]:
         async with self._shelf.lend(name) as engine:
             _require_version(engine.info, version)
             return {"name": engine.info.name, "ready": True}
 
-    async def infer(self, request: Request, name: str, version: str | None = None) -> Response:
-        """Pixels `[n, H, W, C]`, or `[n, T, H, W, C]` of clips, for n seeds."""
+    async def _infer(self, request: Request, name: str, version: str | None = None) -> Response:
         body = inflate(await read_body(request), request.headers.get("content-encoding"))
         wanted, values = parse(body, request.headers.get(HEADER_LENGTH))
         async with self._shelf.lend(name) as engine:

@@ -20,6 +20,10 @@ from distgen.serving.making.engine import Engine, ModelInfo
 from distgen.serving.making.shelf import Shelf
 
 DIGEST_HEADER = "x-distgen-digest"
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {}, "text/event-stream": {}}}
+}
+"""What the OpenAPI document says of answers that may be events."""
 
 
 async def respond(

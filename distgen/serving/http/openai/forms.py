@@ -6,6 +6,7 @@ from typing import Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
+from distgen.serving.http.bodies import inlined
 from distgen.serving.http.errors import RequestError
 from distgen.serving.http.openai.fields import CommonFields, checked
 
@@ -73,7 +74,7 @@ def schema(kind: type[CommonFields], *files: str) -> dict[str, object]:
         kind: Its fields.
         files: Names of its files; the first has to be there.
     """
-    described = kind.model_json_schema()
+    described = inlined(kind.model_json_schema())
     pictures = {name: {"type": "string", "format": "binary"} for name in files}
     described["properties"] = {**pictures, **described["properties"]}
     described["required"] = [files[0]]

@@ -7,9 +7,10 @@ import secrets
 from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from distgen.serving.http.bodies import inlined
 from distgen.serving.http.body import read_body
 from distgen.serving.http.errors import FOR_PICTURES, answer_of, documented
-from distgen.serving.http.openai.answering import respond
+from distgen.serving.http.openai.answering import STREAMED, respond
 from distgen.serving.http.openai.fields import ImagesRequest, parse_request
 from distgen.serving.http.openai.planning import Plan, plan
 from distgen.serving.making.engine import ModelInfo
@@ -22,7 +23,7 @@ _BODY_SCHEMA = {
         "required": True,
         "content": {
             "application/json": {
-                "schema": ImagesRequest.model_json_schema(),
+                "schema": inlined(ImagesRequest.model_json_schema()),
                 "example": {"prompt": "random", "n": 4, "seed": 7},
             }
         },
@@ -46,7 +47,7 @@ class Generations:
             methods=["POST"],
             description="Pictures of a class, or of classes drawn at random.",
             openapi_extra=_BODY_SCHEMA,
-            responses=documented(*FOR_PICTURES),
+            responses=STREAMED | documented(*FOR_PICTURES),
         )
 
     def before(self, app: ASGIApp) -> ASGIApp:

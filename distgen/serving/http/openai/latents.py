@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distgen.core.errors import did_you_mean
-from distgen.serving.http.errors import RequestError, shorten
+from distgen.serving.http.errors import RequestError, documented, shorten
 from distgen.serving.making.sampler import (
     MAX_SEED,
     MAX_TRUNCATION,
@@ -41,7 +41,11 @@ _PARAMETERS = [
 def add_routes(app: FastAPI, shelf: Shelf) -> None:
     """Add `GET /v1/models/{id}/latents`."""
 
-    @app.get("/v1/models/{name:path}/latents", openapi_extra={"parameters": _PARAMETERS})
+    @app.get(
+        "/v1/models/{name:path}/latents",
+        openapi_extra={"parameters": _PARAMETERS},
+        responses=documented(404, 503),
+    )
     async def latents(name: str, request: Request) -> dict[str, Any]:
         """The latent vector that a seed stands for, and which of its numbers tell the most."""
         query = parse_query(request)

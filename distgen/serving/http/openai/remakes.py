@@ -9,9 +9,9 @@ from collections.abc import Callable
 from fastapi import FastAPI, Request, Response
 
 from distgen.serving.http.body import read_body
-from distgen.serving.http.errors import RequestError
+from distgen.serving.http.errors import FOR_PICTURES, RequestError, documented
 from distgen.serving.http.multipart import MAX_UPLOAD_BYTES, read_form
-from distgen.serving.http.openai.answering import respond
+from distgen.serving.http.openai.answering import STREAMED, respond
 from distgen.serving.http.openai.forms import EditForm, VariationForm, read_fields, schema
 from distgen.serving.http.openai.planning import Plan, plan_remakes
 from distgen.serving.http.openai.uploads import Upload, read_edit, read_picture
@@ -42,7 +42,7 @@ class Remakes:
                 answer,
                 methods=["POST"],
                 openapi_extra=described,
-                response_class=Response,
+                responses=STREAMED | documented(*FOR_PICTURES),
             )
 
     async def vary(self, request: Request) -> Response:

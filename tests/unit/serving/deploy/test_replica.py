@@ -46,9 +46,10 @@ def test_a_serve_config_file_gets_replicas_of_the_bundle_that_it_names(run: Path
     application = built({"model": str(run)})
     replicas = application._bound_deployment
     assert replicas.name == DEPLOYMENT
-    (served,), memory = replicas.init_args
+    (served,), memory, keys = replicas.init_args
     assert (served.name, served.edition.url) == ("small", locate(run / "bundle").url)
-    assert (served.shape.spec, served.shape.num_classes, memory) == (SPEC, 3, None)
+    assert (served.shape.spec, served.shape.num_classes) == (SPEC, 3)
+    assert (memory, keys) == (None, None)
     # Serve itself refuses nothing that the engine has a place for.
     assert replicas.max_ongoing_requests > MAX_WAITING
 
@@ -79,7 +80,7 @@ def test_replicas_get_the_path_of_the_keys_and_a_bad_file_is_refused_before(
     keys = tmp_path / "keys.json"
     add(keys, "alice")
     application = built({"model": str(run), "keys": str(keys)})
-    assert application._bound_deployment.init_kwargs == {"keys": str(keys)}
+    assert application._bound_deployment.init_args[-1] == str(keys)
     keys.chmod(0o644)
     with pytest.raises(UsageError, match="Others than its owner"):
         built({"model": str(run), "keys": str(keys)})
