@@ -227,10 +227,12 @@ class _JsonLines:
         outlast_full_disk(write)
 
     def read(self) -> list[dict[str, Any]]:
-        if not self._location.is_file():
+        try:
+            text = self._location.read_text()
+        except FileNotFoundError:
             return []
         rows = []
-        for line in self._location.read_text().splitlines():
+        for line in text.splitlines():
             try:
                 rows.append(json.loads(line))
             except ValueError:  # half a line, see append
@@ -261,10 +263,11 @@ class _SharedJsonLines:
     def read(self) -> list[dict[str, Any]]:
         if self._own is self._whole:
             return self._whole.read()
-        gathered = Counter(map(json.dumps, self._whole.read()))
         told = Counter(
             json.dumps(row) for each in self._beside.list() for row in _JsonLines(each).read()
         )
+        # After the others: what is gathered meanwhile is here before it is gone there.
+        gathered = Counter(map(json.dumps, self._whole.read()))
         # Whoever was killed while they were gathered has left some twice, in both places; processes
         # that tell the same in the same millisecond have each told it.
         rows = map(json.loads, (gathered | told).elements())

@@ -18,6 +18,7 @@ from playwright.sync_api import Page, expect
 from distgen.serving.http.app import create_app
 from distgen.serving.making.shelf import Shelf
 from tests.browser.conftest import engine_of_classes, served
+from tests.browser.looking import wait_for_status
 
 NAME = """it's "$HOME" `id` \\ é"""
 
@@ -65,14 +66,32 @@ def test_python_that_is_copied_brings_the_same_pictures(asked, tmp_path: Path):
 
 def test_query_that_is_copied_brings_the_same_pictures(asked, tmp_path: Path):
     page, shown = asked
-    command = code(page, "cli")
-    assert command.startswith("distgen query ")
+    assert code(page, "cli").startswith("distgen query ")
+    assert queried(page, tmp_path) == {pixels_of(file) for file in shown}
+
+
+def test_query_that_is_copied_brings_moved_latents(asked, tmp_path: Path):
+    page, _ = asked
+    page.locator(".card").nth(1).click()
+    slider = page.locator("#latents input").first
+    expect(slider).to_be_visible()
+    with page.expect_response("**/v1/images/generations") as answered:
+        slider.press("End")
+    wait_for_status(page, "Moved")
+    (moved,) = answered.value.json()["data"]
+    assert queried(page, tmp_path) == {pixels_of(base64.b64decode(moved["b64_json"]))}
+
+
+def queried(page: Page, folder: Path) -> set[bytes]:
+    """Pixels that the copied command line brings."""
     program = f"{sys.executable} -c 'from distgen.cli.main import main; main()'"
-    command = command.replace("distgen query", f"{program} query --show none --each out")
-    run(["bash", "-c", command], tmp_path)
-    brought = [Image.open(path).convert("L") for path in (tmp_path / "out").glob("*.png")]
-    asked_for = [Image.open(io.BytesIO(file)) for file in shown]
-    assert {image.tobytes() for image in brought} == {image.tobytes() for image in asked_for}
+    command = code(page, "cli").replace("distgen query", f"{program} query --show none --each out")
+    run(["bash", "-c", command], folder)
+    return {pixels_of(path.read_bytes()) for path in (folder / "out").glob("*.png")}
+
+
+def pixels_of(file: bytes) -> bytes:
+    return Image.open(io.BytesIO(file)).convert("L").tobytes()
 
 
 def test_button_copies_and_says_so(asked):

@@ -202,8 +202,8 @@ def test_code_for_an_own_picture_works_with_its_files(
         assert '"data":' in done.stdout
     else:
         assert len(list(tmp_path.glob("00?.png"))) == 4
-    vae.click("#tab-cli")  # it asks the first model, which this one is not
-    expect(vae.locator("#code")).to_contain_text("no words for this one")
+    vae.click("#tab-cli")
+    expect(vae.locator("#code")).to_contain_text("--model vae")
     assert len(seeds(vae)) == 4
 
 

@@ -84,6 +84,26 @@ def test_processes_that_tell_the_same_at_the_same_time_have_both_told_it(
     assert len(folder.events()) == 2
 
 
+def test_whoever_reads_while_events_are_gathered_misses_none(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = locate(store.url("told/and-gathered"))
+    monkeypatch.setattr(run, "_PROCESS", "rank-0")
+    RunFolder(place).event("stopped", 80)
+    reader, driver = RunFolder(place), RunFolder(place)
+    listed = Location.list
+
+    def gathered_after(folder: Location) -> list[Location]:
+        found = listed(folder)
+        monkeypatch.setattr(Location, "list", listed)
+        driver.gather_events()
+        return found
+
+    monkeypatch.setattr(Location, "list", gathered_after)
+    assert [event["event"] for event in reader.events()] == ["stopped"]
+    assert [each.name for each in place.list()] == ["events.jsonl"]
+
+
 @pytest.fixture(scope="module")
 def undisturbed(digits: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The weights of a run on a disk that nothing happened to."""

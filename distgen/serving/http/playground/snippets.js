@@ -58,18 +58,19 @@ export function literal(value) {
   return JSON.stringify(value);
 }
 
-// The command line, or null where it has no words for a request: it asks the first model that is
-// served, and reads latents from a file.
+// The command line, or null where it has no words for a request.
 export function cli(base, { path, fields, isOfFirst }) {
-  const { prompt, n, seed, truncation, strength, interpolate } = fields;
-  if (!isOfFirst || fields.latents || interpolate?.loop) return null;
+  const { model, prompt, n, seed, truncation, strength, interpolate, latents } = fields;
+  if (interpolate?.loop) return null;
   const words = ["distgen query"];
   if (path === "variations") words.push(`--vary image.png --strength ${strength}`);
   if (path === "edits") words.push("--edit image.png --mask mask.png");
-  words.push(`-n ${n}`, `--seed ${seed}`);
+  words.push(latents ? "--latents latents.json" : `-n ${n}`, `--seed ${seed}`);
   if (truncation !== undefined) words.push(`--truncation ${truncation}`);
   if (interpolate) words.push(`--interpolate ${interpolate.to}`);
+  if (!isOfFirst) words.push(`--model ${quoted(model)}`);
   words.push(`--url ${quoted(base)}`);
   if (prompt !== undefined) words.push("--", quoted(prompt));
-  return words.join(" ");
+  const command = words.join(" ");
+  return latents ? `echo ${quoted(JSON.stringify(latents))} > latents.json\n${command}` : command;
 }
