@@ -39,7 +39,9 @@ format: $(STAMP) ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix
 
 unit: $(STAMP) ## The tests that need no Ray; those of pages need chromium
-	$(BIN)/pytest $(SIDE_BY_SIDE) tests/unit tests/stores tests/browser
+	$(BIN)/pytest $(SIDE_BY_SIDE) tests/unit tests/stores
+	# By themselves: the browser driver keeps an event loop running, beside which no other may.
+	$(BIN)/pytest $(SIDE_BY_SIDE) tests/browser
 
 test: lint unit ## Everything that must hold: lint, unit tests, tests on a local Ray cluster
 	$(BIN)/pytest tests/ray

@@ -21,5 +21,6 @@ if [ -n "$(find "$token" -perm /077)" ]; then
     echo "  try: chmod 600 $token" >&2
     exit 2
 fi
-export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
+# Parts of Ray look for a cluster where they are told none, and refuse to choose between two.
+export RAY_ADDRESS="$1" RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 exec ray start --block --address "$1"

@@ -21,6 +21,7 @@ def test_every_control_is_reached_by_tab_in_reading_order(opened: Page):
     opened.locator(".card").nth(0).click()
     opened.locator(".card").nth(1).click()
     expect(opened.locator("#latents-section")).to_be_visible()
+    expect(opened.locator("#blend-step")).to_be_visible()
     controls = opened.evaluate(
         """() => [...document.querySelectorAll("a, button, input, select, pre, .card")]
           .filter(e => e.checkVisibility() && !e.disabled && e.tabIndex >= 0)

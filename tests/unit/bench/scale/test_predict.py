@@ -172,11 +172,11 @@ def test_parts_add_up_and_sums_cost_between_nothing_and_all_of_their_time(
     row = predict(job, compute, cluster, 2**power, assumptions=Assumptions(), store_bytes_per_s=1e9)
     assert sum(row.parts.values()) == pytest.approx(row.step_s)
     assert all(part >= 0 for part in row.parts.values())
-    assert 0 <= row.exposed_s <= row.exchange_s * (1 + 1e-9)
+    assert 0 <= row.exposed_s <= row.exchange_s * (1 + 1e-6)
     assert (row.exchange_s == 0) == (row.ranks == 1)
     assert row.parts[row.bottleneck] == max(row.parts.values())
     assert row.images_per_s == pytest.approx(job.batch_size / row.step_s)
-    assert row.store_bytes_per_s <= 1e9 * (1 + 1e-9)
+    assert row.store_bytes_per_s <= 1e9 * (1 + 1e-6)
 
 
 @given(
@@ -192,4 +192,4 @@ def test_a_faster_network_never_makes_a_step_slower(compute, cluster, sizes, pow
         cluster, between=Link(cluster.between.latency_s, factor * cluster.between.bytes_per_s)
     )
     rows = [predict(job, compute, c, 2**power, assumptions=STILL) for c in (cluster, faster)]
-    assert rows[1].step_s <= rows[0].step_s * (1 + 1e-9)
+    assert rows[1].step_s <= rows[0].step_s * (1 + 1e-6)
