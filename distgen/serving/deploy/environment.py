@@ -21,8 +21,9 @@ _SLOW_READER_S = 60
 # Ray's template binds the two ports of its own on every interface and sets no time for headers, and
 # has no setting for it. The configuration is written anew before each start of HAProxy, so each
 # start mends it first. What Ray Serve says of itself below /-/ needs no key, and is nobody's
-# business but for its health. HAProxy must also not outlive the process that started it, however
-# that one ends.
+# business but for its health. Replicas hear by themselves that a client hangs up: that Serve
+# listens for it, too, would take it two tasks and a queue for each request. HAProxy must also not
+# outlive the process that started it, however that one ends.
 _MENDED_HAPROXY = """\
 import ctypes, os, re, signal, sys
 config = sys.argv[sys.argv.index("-f") + 1]
@@ -32,7 +33,9 @@ text = re.sub(r"(?m)^(\\s*bind )\\*?:({ports})$", r"\\g<1>127.0.0.1:\\2", text)
 if "timeout http-request" not in text:
     text = re.sub(r"(?m)^defaults\\b.*$", r"\\g<0>\\n    timeout http-request {headers_s}s", text)
 hide = "http-request return status 404 if {{ path,url_dec -m beg -i /-/ }} !{{ path /-/healthz }}"
-text = re.sub(r"(?m)^( *)acl routes path -i /-/routes$", rf"\\1{{hide}}\\n\\g<0>", text)
+alone = "http-request set-header x-request-disconnect-disabled ?1"
+own = rf"\\1{{hide}}\\n\\1{{alone}}\\n\\g<0>"
+text = re.sub(r"(?m)^( *)acl routes path -i /-/routes$", own, text)
 with open(config, "w") as file:
     file.write(text)
 PR_SET_PDEATHSIG = 1

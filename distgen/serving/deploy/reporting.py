@@ -23,7 +23,7 @@ def report(replica: str) -> Terms:
         replica: Tells replicas of one model apart.
 
     Returns:
-        The terms for an application behind Ray Serve, which names requests and hears hang-ups.
+        The terms for an application behind Ray Serve, which names requests.
     """
     TALLY.replica = replica
     tell_often(TALLY.samples)
@@ -32,7 +32,7 @@ def report(replica: str) -> Terms:
         from ray._private.worker import global_worker
 
         keep_access_log(Path(global_worker.node.get_logs_dir_path()) / "serve", replica)
-    return Terms(access_log=logs, server_names_requests=True, server_hears_hang_ups=True)
+    return Terms(access_log=logs, server_names_requests=True)
 
 
 def keep_access_log(folder: Path, replica: str) -> Path:

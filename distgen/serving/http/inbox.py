@@ -17,7 +17,7 @@ class Inbox:
     Args:
         receive: The server's own.
         patience_s: How long the whole body may take.
-        answering: The task to cancel when the client hangs up; None where the server does that.
+        answering: The task to cancel when the client hangs up.
     """
 
     def __init__(

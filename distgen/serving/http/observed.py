@@ -45,8 +45,6 @@ class Terms:
     """Whether each request is a line in the log `distgen.access`."""
     server_names_requests: bool = False
     """Whether the server before the application answers with the request's id already."""
-    server_hears_hang_ups: bool = False
-    """Whether the server cancels requests whose clients have gone."""
 
 
 def wants_access_log(environment: Mapping[str, str] = os.environ) -> bool:
@@ -77,8 +75,7 @@ class Observed:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         visit = begin(scope, headers)
         task: asyncio.Task[Any] | None = asyncio.current_task()
-        hears = not self._terms.server_hears_hang_ups
-        inbox = Inbox(receive, self._terms.body_timeout_s, task if hears else None)
+        inbox = Inbox(receive, self._terms.body_timeout_s, task)
         outbox = _Outbox(visit, send, names=not self._terms.server_names_requests)
         span = self._tracing.span(visit, headers) if self._tracing else nullcontext()
         with span, opened(visit.account):

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from distgen.core.errors import did_you_mean
 from distgen.metrics.animation import FRAMES_PER_SECOND
@@ -193,7 +194,7 @@ def label_of(name: str | int, info: ModelInfo, param: str) -> int:
                 code="unknown_class",
             )
         return number
-    by_name = {_normal(known): label for label, known in reversed([*enumerate(info.classes)])}
+    by_name = _by_name(info.classes)
     label = by_name.get(_normal(str(name)))
     if label is None:
         near = difflib.get_close_matches(_normal(str(name)), by_name, n=1)
@@ -227,7 +228,7 @@ def labels_of(
     prompt = (prompt or "").strip()
     # A class may itself be called "random": then it wins.
     is_open = prompt == "" or (
-        _normal(prompt) == "random" and "random" not in map(_normal, info.classes)
+        _normal(prompt) == "random" and "random" not in _by_name(info.classes)
     )
     if class_labels is not None:
         if not is_open:
@@ -247,6 +248,12 @@ def labels_of(
     if not info.num_classes:
         return [None] * len(seeds)
     return [random_label(seed, info.num_classes) for seed in seeds]
+
+
+@lru_cache(maxsize=64)
+def _by_name(classes: tuple[str, ...]) -> dict[str, int]:
+    """The class that a normal name means: the first of those that share it."""
+    return {_normal(known): label for label, known in reversed([*enumerate(classes)])}
 
 
 def _number_of(name: str | int) -> int | None:
