@@ -243,7 +243,7 @@ def _node_environment(state: ClusterState) -> dict[str, str]:
     return {
         **{name: value for name, value in os.environ.items() if name != loopback.SWITCH},
         MARK: state.temp_dir,
-        # Parts of Ray look for a cluster where they are told none, and refuse to choose between two.
+        # Parts of Ray look for a cluster where they are told none, and refuse to choose.
         "RAY_ADDRESS": state.address,
         # Jobs start `python`: it must be the one that has distgen.
         "PATH": folder + os.pathsep + os.environ.get("PATH", ""),
