@@ -17,7 +17,7 @@ from distgen.bench.hand_written import OBJECTIVES, hand_written
 from distgen.bench.ranks import on_ranks
 from distgen.core.errors import UsageError
 from distgen.data import open_shard_set, read_samples
-from distgen.metrics.card import EvaluationConfig
+from distgen.metrics.request import EvaluationConfig
 from distgen.training.job import TrainingConfig, TrainJob
 from distgen.training.run import prepare
 

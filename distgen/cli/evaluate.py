@@ -11,7 +11,8 @@ from distgen.cli.console import console, print_json, strong
 if TYPE_CHECKING:
     from distgen.core.storage import Location
     from distgen.data import ShardSet
-    from distgen.metrics.card import Card, EvaluationConfig
+    from distgen.metrics.card import Card
+    from distgen.metrics.request import EvaluationConfig
     from distgen.registry import Bundle
     from distgen.training.job import TrainJob
 
@@ -170,7 +171,7 @@ def _open(
 
 
 def _config(job: TrainJob | None, changes: dict[str, Any]) -> EvaluationConfig:
-    from distgen.metrics.card import EvaluationConfig
+    from distgen.metrics.request import EvaluationConfig
 
     config = job.evaluation if job else EvaluationConfig()
     given = {key: value for key, value in changes.items() if value is not None}

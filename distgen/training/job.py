@@ -17,7 +17,7 @@ from distgen.core.schedule import (
 from distgen.core.secrets import Place
 from distgen.core.storage import Location, locate
 from distgen.data import DataConfig
-from distgen.metrics.card import EvaluationConfig
+from distgen.metrics.request import EvaluationConfig
 from distgen.models import FAMILIES, ModelConfig
 from distgen.objectives import ObjectiveConfig, default_objective
 from distgen.registry.layout import Name

@@ -9,7 +9,8 @@ from torch import nn
 
 from distgen.core.world import World
 from distgen.data import ShardSet, has_split, open_shard_set
-from distgen.metrics.card import Card, EvaluationConfig, evaluate_card
+from distgen.metrics.card import Card, evaluate_card
+from distgen.metrics.request import EvaluationConfig
 from distgen.training import samples
 from distgen.training.collective import Collective
 from distgen.training.curves import Writer

@@ -45,8 +45,9 @@ from distgen.bench.train import distgen_speed
 from distgen.core.config import parse
 from distgen.core.storage import locate
 from distgen.data import has_split, open_shard_set, read_samples
-from distgen.metrics.card import Card, EvaluationConfig, evaluate_card
+from distgen.metrics.card import Card, evaluate_card
 from distgen.metrics.generated import latents_for
+from distgen.metrics.request import EvaluationConfig
 from distgen.models.base import LatentNoise, LatentTerms
 from distgen.models.gan import GANConfig
 from distgen.models.likelihoods import binarise

@@ -18,9 +18,10 @@ from distgen.data.index import IndexReader
 from distgen.data.streaming.bad import Tolerance
 from distgen.metrics import reals
 from distgen.metrics.cache import ArrayCache
-from distgen.metrics.card import Card, EvaluationConfig, evaluate_card
+from distgen.metrics.card import Card, evaluate_card
 from distgen.metrics.generated import labels_like, latents_for
 from distgen.metrics.reals import choose_yardstick
+from distgen.metrics.request import EvaluationConfig
 from distgen.models import GANConfig, VAEConfig, build_networks
 from tests.unit.metrics.ranks_in_threads import on_ranks
 

@@ -13,12 +13,12 @@ from distgen.core.world import World
 from distgen.data import open_shard_set
 from distgen.metrics import modes, neighbours
 from distgen.metrics.cache import ArrayCache
-from distgen.metrics.card import Card, EvaluationConfig, evaluate_card
+from distgen.metrics.card import Card, evaluate_card
 from distgen.metrics.classification import ClassificationConfig
 from distgen.metrics.further import SECTIONS
 from distgen.metrics.memorisation import MemorisationConfig
 from distgen.metrics.modes import ModesConfig
-from distgen.metrics.request import everything, refuse_unfit
+from distgen.metrics.request import EvaluationConfig, everything, refuse_unfit
 from distgen.models import GANConfig, VAEConfig, build_networks
 from tests.unit.metrics.ranks_in_threads import on_ranks
 

@@ -18,8 +18,8 @@ from torch import nn
 
 from distgen.core.errors import DataError, UsageError
 from distgen.metrics import inception
-from distgen.metrics.card import EvaluationConfig
 from distgen.metrics.inception import InceptionFeatures, require, weights_file
+from distgen.metrics.request import EvaluationConfig
 
 
 class Network(nn.Module):

@@ -16,7 +16,8 @@ import torch.distributed as dist
 from distgen.core.world import World
 from distgen.data import open_shard_set
 from distgen.metrics import modes
-from distgen.metrics.card import Card, EvaluationConfig, evaluate_card
+from distgen.metrics.card import Card, evaluate_card
+from distgen.metrics.request import EvaluationConfig
 from distgen.models import GANConfig, build_networks
 from distgen.training.collective import Collective
 
