@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from urllib.parse import urlsplit
 
 import numpy as np
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+_OK = b"HTTP/1.1 200"
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Load:
     p99_ms: float
     requests: int
     failed: int
-    """Answers other than 200."""
+    """Answers other than 200, and requests whose connection was closed."""
 
 
 async def burst(url: str, connections: int, requests: int, seconds: float, n: int) -> Load:
@@ -42,33 +47,17 @@ async def burst(url: str, connections: int, requests: int, seconds: float, n: in
         n: Pictures per request.
     """
     place = urlsplit(url)
+    loop = asyncio.get_running_loop()
     host, port = place.hostname or "127.0.0.1", place.port or 80
-    tickets = iter(range(requests))
-    latencies_s: list[float] = []
-    failed = 0
     started = time.perf_counter()
-
-    async def ask() -> None:
-        nonlocal failed
-        reader, writer = await asyncio.open_connection(host, port)
-        for ticket in tickets:
-            before = time.perf_counter()
-            if before - started > seconds:
-                break
-            body = json.dumps({"prompt": "random", "n": n, "seed": ticket}).encode()
-            writer.write(
-                b"POST /v1/images/generations HTTP/1.1\r\nhost: bench\r\n"
-                b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-                % (len(body), body)
-            )
-            if await _status(reader) != 200:
-                failed += 1
-            latencies_s.append(time.perf_counter() - before)
-        writer.close()
-        await writer.wait_closed()
-
-    await asyncio.gather(*(ask() for _ in range(connections)))
+    tickets = iter(range(requests))
+    askers = [_Asker(tickets, started + seconds, n) for _ in range(connections)]
+    for asker in askers:
+        await loop.create_connection(lambda asker=asker: asker, host, port)  # type: ignore[misc]
+    await asyncio.gather(*(asker.done for asker in askers))
     elapsed_s = time.perf_counter() - started
+    latencies_s = [latency for asker in askers for latency in asker.latencies_s]
+    failed = sum(asker.failed for asker in askers)
     done = len(latencies_s) - failed
     p50, p99 = np.percentile(latencies_s, [50, 99]) * 1e3
     return Load(
@@ -81,13 +70,63 @@ async def burst(url: str, connections: int, requests: int, seconds: float, n: in
     )
 
 
-async def _status(reader: asyncio.StreamReader) -> int:
-    """Read one answer to its end; its status."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    lines = head.split(b"\r\n")
-    length = next(int(line[15:]) for line in lines if line[:15].lower() == b"content-length:")
-    await reader.readexactly(length)
-    return int(lines[0].split()[1])
+class _Asker(asyncio.Protocol):
+    """One connection that sends its next request when it has the whole answer to the last."""
+
+    def __init__(self, tickets: Iterator[int], until: float, n: int) -> None:
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.latencies_s: list[float] = []
+        self.failed = 0
+        self._tickets = tickets
+        self._until = until
+        self._n = n
+        self._began = 0.0
+        self._received = bytearray()
+        self._whole: int | None = None
+        """Bytes of the answer, once its head is there."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+        self._ask()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if self._whole is None:
+            head = self._received.find(b"\r\n\r\n") + 4
+            if head < 4:
+                return
+            length = _LENGTH.search(self._received, 0, head)
+            if length is None:
+                raise ValueError("an answer without a length")
+            self._whole = head + int(length[1])
+        if len(self._received) < self._whole:
+            return
+        self._answered(self._received.startswith(_OK))
+        self._received.clear()
+        self._whole = None
+        self._ask()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        if not self.done.done():
+            self._answered(False)
+            self.done.set_result(None)
+
+    def _ask(self) -> None:
+        ticket = next(self._tickets, None)
+        self._began = time.perf_counter()
+        if ticket is None or self._began > self._until:
+            self.done.set_result(None)
+            self._transport.close()
+            return
+        body = b'{"prompt": "random", "n": %d, "seed": %d}' % (self._n, ticket)
+        self._transport.write(
+            b"POST /v1/images/generations HTTP/1.1\r\nhost: bench\r\n"
+            b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+        )
+
+    def _answered(self, is_ok: bool) -> None:
+        self.latencies_s.append(time.perf_counter() - self._began)
+        self.failed += not is_ok
 
 
 if __name__ == "__main__":
