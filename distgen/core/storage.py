@@ -142,7 +142,7 @@ class Location:
         """
 
         def read() -> bytes:
-            with self.filesystem.open_input_stream(self.path) as stream:
+            with stores.missing_named(), self.filesystem.open_input_stream(self.path) as stream:
                 return bytes(stream.read())
 
         return self._persist(read)

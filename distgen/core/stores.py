@@ -86,6 +86,21 @@ def outlast_full_disk(work: Callable[[], T]) -> T:
     return outlast(work, is_full, _HURRY.get() or PATIENCE)
 
 
+@contextmanager
+def missing_named() -> Iterator[None]:
+    """Inside, what is removed from S3 between its opening and its reading is missing, and says so.
+
+    Raises:
+        FileNotFoundError: Instead of pyarrow's plain `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if "RESOURCE_NOT_FOUND" in str(error) or "NO_SUCH_KEY" in str(error):
+            raise FileNotFoundError(errno.ENOENT, str(error)) from error
+        raise
+
+
 def is_full(error: OSError) -> bool:
     """Whether there is no room for what was to be written."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -104,6 +104,18 @@ def test_whoever_reads_while_events_are_gathered_misses_none(
     assert [each.name for each in place.list()] == ["events.jsonl"]
 
 
+@pytest.mark.parametrize("code", ["NoSuchKey", ""])
+def test_what_is_removed_between_its_opening_and_its_reading_is_missing(
+    store: Store, code: str
+) -> None:
+    locate(store.url("gone/soon")).write_bytes(b"it was here")
+    gone = Fault(status=404, code=code)
+    with FaultProxy(store.port, lambda asked: gone if asked.method == "GET" else None) as proxy:
+        with pytest.raises(FileNotFoundError):
+            locate(store.url("gone/soon", proxy.port)).read_bytes()
+        assert [asked.method for asked in proxy.requests] == ["HEAD", "GET"], "and not tried again"
+
+
 @pytest.fixture(scope="module")
 def undisturbed(digits: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The weights of a run on a disk that nothing happened to."""
