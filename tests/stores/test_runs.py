@@ -104,7 +104,10 @@ def test_whoever_reads_while_events_are_gathered_misses_none(
     assert [each.name for each in place.list()] == ["events.jsonl"]
 
 
-def test_what_is_removed_between_its_opening_and_its_reading_is_missing(store: Store) -> None:
+def test_what_is_removed_between_its_opening_and_its_reading_is_missing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "PATIENCE", Patience(60.0, 2.0, 0.1, 0.5))
     locate(store.url("gone/soon")).write_bytes(b"it was here")
 
     def remove(asked: Request) -> None:
