@@ -22,7 +22,7 @@ from PIL import Image
 
 from distgen.core.spec import MAX_SIDE
 from distgen.data.building.convert import GREY_MODES, MAX_PIXELS, Header, RejectedError
-from distgen.data.building.frames.containers import missing_bytes
+from distgen.data.building.frames.containers import BrokenError, last_block, missing_bytes
 from distgen.data.building.frames.kind import Frame, Mark, Survey
 
 if TYPE_CHECKING:
@@ -80,11 +80,15 @@ def survey(path: Path, every: int) -> Survey:
     missing = missing_bytes(path)
     if missing:
         raise RejectedError(f"the file is cut short: {missing:,} bytes are missing at its end")
+    try:
+        last = last_block(path)
+    except BrokenError as error:
+        raise _frames_lost(error.place) from error
     marks: list[Mark] = []
     header = Header(0, 0, grey=False)
     count = 0
     with _opened(path) as video:
-        for frame in _checked(video):
+        for frame in _checked(video, last):
             if count % every == 0:
                 picture = video.picture(frame)
                 marks.append(Mark(count, frame.pts, _checksum(picture)))
@@ -134,20 +138,35 @@ def _by_number(video: _Video, mark: Mark) -> Iterator[VideoFrame]:
             yield frame
 
 
-def _checked(video: _Video) -> Iterator[VideoFrame]:
-    """All frames, of which none is damaged as far as the decoder can tell."""
+def _checked(video: _Video, last: int) -> Iterator[VideoFrame]:
+    """All frames, of which none is damaged as far as the decoder can tell.
+
+    Args:
+        video: The file, at its beginning.
+        last: A byte that one of its packets holds. FFmpeg takes some damage for the end.
+    """
     from av.error import FFmpegError
 
-    decoded = 0
+    decoded = read = 0
     try:
-        for frame in video.decoded():
-            if frame.is_corrupt:
-                raise RejectedError(f"its frame {decoded} is damaged")
-            yield frame
-            decoded += 1
+        for packet in video.container.demux():
+            read = max(read, (packet.pos or 0) + packet.size)
+            if packet.stream is not video.stream:
+                continue
+            for frame in cast("list[VideoFrame]", packet.decode()):
+                if frame.is_corrupt:
+                    raise RejectedError(f"its frame {decoded} is damaged")
+                yield frame
+                decoded += 1
     except FFmpegError as error:
         reason = f"its frame {decoded} cannot be decoded: {error.strerror}"
         raise RejectedError(reason) from error
+    if read < last:
+        raise _frames_lost(read)
+
+
+def _frames_lost(place: int) -> RejectedError:
+    return RejectedError(f"the file is damaged at byte {place:,}: frames are lost there")
 
 
 @contextmanager

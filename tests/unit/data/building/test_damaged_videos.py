@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from distgen.data.building import build, frames
 from distgen.data.building.convert import RejectedError
-from distgen.data.building.frames.containers import missing_bytes
+from distgen.data.building.frames.containers import BrokenError, last_block, missing_bytes
 
 from .test_clips import rejected
 from .test_videos import KINDS, moving, write
@@ -43,7 +43,7 @@ def test_videos_cut_short_are_listed_wherever_they_end(tmp_path: Path, kind: str
     assert sum("bytes are missing at its end" in reason for reason in reasons.values()) >= 11
 
 
-EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+EBML, SEGMENT, CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 FTYP = b"\0\0\0\x0cftypisom"
 
 
@@ -76,16 +76,63 @@ def test_a_container_that_says_its_length_says_what_is_missing(
     assert missing_bytes(tmp_path / "a") == missing
 
 
+def flipped(content: bytes, place: int) -> bytes:
+    """A video of which a byte in every 40 is another from a place on, five of them."""
+    damaged = bytearray(content)
+    for byte in range(place, min(place + 200, len(content)), 40):
+        damaged[byte] ^= 0x55
+    return bytes(damaged)
+
+
 @pytest.mark.parametrize("kind", ["mp4", "mkv"])
 def test_damage_inside_a_video_is_listed(tmp_path: Path, kind: str) -> None:
-    content = bytearray(plain(tmp_path / "v" / f"good.{kind}", 60).read_bytes())
-    middle = content.index(b"mdat") + 2000 if kind == "mp4" else len(content) // 2
-    for place in range(middle, middle + 200, 40):
-        content[place] ^= 0x55
-    (tmp_path / "v" / f"bad.{kind}").write_bytes(content)
+    content = plain(tmp_path / "v" / f"good.{kind}", 60).read_bytes()
+    place = content.index(b"mdat") + 2000 if kind == "mp4" else content.index(CLUSTER) + 1
+    (tmp_path / "v" / f"bad.{kind}").write_bytes(flipped(content, place))
     build(str(tmp_path / "v"), tmp_path / "set", frames=10)
     (reason,) = rejected(tmp_path / "set").values()
     assert "is damaged" in reason or "cannot be decoded" in reason
+
+
+@pytest.mark.parametrize("kind", ["mkv", "webm"])
+def test_damaged_blocks_are_not_left_out_without_a_word(tmp_path: Path, kind: str) -> None:
+    content = plain(tmp_path / f"good.{kind}", 60).read_bytes()
+    listed = 0
+    for place in range(content.index(CLUSTER), len(content) - 200, 37):
+        (tmp_path / f"bad.{kind}").write_bytes(flipped(content, place))
+        try:
+            found = frames.survey(tmp_path / f"bad.{kind}", 60)
+        except RejectedError:
+            listed += 1
+        else:
+            # A decoder may take what a byte spoils for something that is not shown.
+            assert found.frames >= 60 - 5, place
+    assert listed
+
+
+def live(content: bytes) -> bytes:
+    """A Matroska file whose segment and clusters say that their lengths are unknown."""
+    for name in (SEGMENT, CLUSTER):
+        place = content.find(name)
+        while place >= 0:
+            width = 9 - content[place + 4].bit_length()
+            unknown = bytes([(1 << (9 - width)) - 1]) + b"\xff" * (width - 1)
+            content = content[: place + 4] + unknown + content[place + 4 + width :]
+            place = content.find(name, place + 4)
+    return content
+
+
+@pytest.mark.parametrize("cut", [0, 700])
+def test_a_live_recording_says_no_lengths_and_may_break_off(tmp_path: Path, cut: int) -> None:
+    content = live(plain(tmp_path / "good.mkv", 60).read_bytes())
+    empty_cluster = CLUSTER + b"\xff"
+    content = content.replace(CLUSTER, empty_cluster + CLUSTER)
+    (tmp_path / "live.mkv").write_bytes(content[: len(content) - cut])
+    assert last_block(tmp_path / "live.mkv") > content.rindex(CLUSTER)
+    block = content.index(b"\xa3", content.rindex(CLUSTER) + 4)
+    (tmp_path / "live.mkv").write_bytes(flipped(content, block))
+    with pytest.raises(BrokenError, match=str(block)):
+        last_block(tmp_path / "live.mkv")
 
 
 def test_a_recording_that_begins_between_key_frames_is_listed(tmp_path: Path) -> None:
