@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from distgen.core.errors import DistgenError, UsageError
+from distgen.core.errors import DataError, PreemptedError, UsageError
 from distgen.launch import auth, loopback
 from distgen.launch.environment import prepare_environment, temp_root
 from distgen.launch.nodes import down, status, up
@@ -97,8 +97,10 @@ class Connection:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # What a user can mend or wanted needs no logs; anything else may.
-        expected = error is None or isinstance(error, DistgenError | KeyboardInterrupt)
+        # What a user can mend or wanted needs no logs; a run that was given up and all else may.
+        expected = error is None or isinstance(
+            error, UsageError | DataError | PreemptedError | KeyboardInterrupt
+        )
         self.close(keep_logs=not expected)
 
 

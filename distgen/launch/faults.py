@@ -5,6 +5,7 @@ This module is loaded by Ray Train's controller too, and is therefore light.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ from distgen.launch.setbacks import Setbacks
 from distgen.launch.telemetry import Telemetry
 
 T = TypeVar("T")
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class WorkersLostError(TrainingError):
@@ -100,7 +103,7 @@ def unwrap(error: BaseException | None) -> DistgenError | None:
 
 def root_cause(failures: dict[int, Exception]) -> str:
     """One line on why a worker group failed: the rank that died rather than those it took along."""
-    lines = {rank: _last_line(error) for rank, error in sorted(failures.items())}
+    lines = {rank: last_line(error) for rank, error in sorted(failures.items())}
     # When one rank dies its peers fail in the collective that they were waiting in.
     own = {rank: line for rank, line in lines.items() if not _is_collateral(line)}
     if lines and not own:  # whoever went took its own report along
@@ -110,11 +113,13 @@ def root_cause(failures: dict[int, Exception]) -> str:
     return f"rank {rank}: {line}"
 
 
-def _last_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
+    """What an error says in the end: what comes through Ray begins with pages of tracebacks."""
     wrapped = getattr(error, "health_check_failure", None) or error
     if isinstance(wrapped, ray.exceptions.RayActorError):
         return "its process died (killed, out of memory, or its node was lost)"
-    lines = [line.strip() for line in str(wrapped).splitlines() if line.strip()]
+    plain = _COLOURS.sub("", str(wrapped))
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(wrapped).__name__
 
 

@@ -24,6 +24,7 @@ from distgen.launch.elastic import Elastic
 from distgen.launch.faults import (
     ControllerLostError,
     GiveUp,
+    last_line,
     persevere,
     unwrap,
 )
@@ -347,7 +348,6 @@ class _Launch:
         )
 
     def _explain_controller(self, error: Exception) -> DistgenError:
-        cause = " ".join(str(error).split())[:400]
         if "Timeout" in type(error).__name__:
             return TrainingError(
                 f"The cluster had no place for {self._job.scaling.most} workers "
@@ -359,7 +359,7 @@ class _Launch:
         return TrainingError(
             "Ray could not run the workers.",
             where=self._where(),
-            cause=f"{type(error).__name__}: {cause}",
+            cause=last_line(error),
             remedy=self._logs(),
         )
 

@@ -40,3 +40,19 @@ def test_every_module_of_a_room_without_ray_imports_without_ray_and_extras():
 
 def test_the_command_line_starts_without_loading_torch_or_ray():
     import_all(["cli"], ["ray", "torch"])
+
+
+def test_a_folder_of_the_same_name_does_not_hide_the_package(tmp_path):
+    """Ray's workers look into the working folder first, and a clone is a folder named distgen."""
+    (tmp_path / "distgen" / "data").mkdir(parents=True)
+    program = "import distgen.core.errors, sys; print(sys.path[0]); print(distgen.__file__)"
+    result = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {program}"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    first, found = result.stdout.splitlines()
+    assert first == str(tmp_path)
+    assert found.endswith("__init__.py")

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distgen.core.birth import started_at
-from distgen.core.errors import DistgenError, UsageError
+from distgen.core.errors import DistgenError, PreemptedError, TrainingError, UsageError
 from distgen.launch import cluster, environment, nodes, state
-from distgen.launch.cluster import Room, slots
+from distgen.launch.cluster import Connection, Room, slots
 from distgen.launch.preflight import require_room
 from distgen.training.scaling import ScalingConfig
 
@@ -163,3 +163,24 @@ def test_log_of_a_node_that_did_not_start_is_kept_and_named(
     assert raised.value.where is not None
     assert Path(raised.value.where).read_text() == "no room for a raylet\n"
     assert nodes.read_state() is None
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (None, False),
+        (UsageError("a wrong key"), False),
+        (PreemptedError("stopped"), False),
+        (KeyboardInterrupt(), False),
+        (TrainingError("given up"), True),
+        (RuntimeError("unforeseen"), True),
+    ],
+)
+def test_logs_of_a_private_cluster_stay_where_they_may_explain_something(
+    tmp_path: Path, error: BaseException | None, kept: bool
+) -> None:
+    session = tmp_path / "session"
+    session.mkdir()
+    connection = Connection("127.0.0.1:1", None, session, connected_here=True, started_here=True)
+    connection.__exit__(type(error) if error else None, error, None)
+    assert session.exists() == kept

@@ -8,7 +8,7 @@ from ray.train import ControllerError, WorkerGroupError
 
 from distgen.core.errors import DataError, UsageError
 from distgen.core.machine import interface_of
-from distgen.launch.faults import root_cause, unwrap
+from distgen.launch.faults import last_line, root_cause, unwrap
 
 INTERFACES = {
     "docker0": ["172.17.0.1"],
@@ -57,3 +57,11 @@ def test_root_cause_is_a_lost_rank_where_all_that_is_left_is_collateral() -> Non
     assert root_cause(failures).startswith(
         "rank 1: the process or the node of another rank is gone"
     )
+
+
+def test_what_an_error_says_in_the_end_is_shown_without_colours() -> None:
+    trace = (
+        "\x1b[36mray::Worker.run()\x1b[39m (pid=1)\n  File ...\n\x1b[31mImportError: torch\x1b[0m\n"
+    )
+    assert last_line(RuntimeError(trace)) == "ImportError: torch"
+    assert last_line(ValueError()) == "ValueError"
