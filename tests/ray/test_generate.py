@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
-import torch
 import typer
 from ray.util.placement_group import placement_group, remove_placement_group
 from typer.testing import CliRunner
@@ -20,31 +19,18 @@ from distgen.data import Stream, open_shard_set, read_samples
 from distgen.data.building.pack import SetWriter
 from distgen.generate.batch import generate
 from distgen.launch import places
-from distgen.models import GANConfig, build_networks
-from distgen.registry.bundle import load_bundle, write_bundle
+from distgen.registry.bundle import load_bundle
 from distgen.serving.making.engine import network_of
 from distgen.serving.making.sampler import Picture, Sampler, picture_seed
+from tests.ray.bundles import untrained
 
 CLASSES = ("circle", "square", "star")
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Location:
-    location = locate(tmp_path_factory.mktemp("model") / "bundle")
     spec = ImageSpec(height=16, width=16, mode="RGB", classes=CLASSES)
-    config = GANConfig(latent_dim=16, width=16, conditional=True)
-    torch.manual_seed(0)
-    write_bundle(
-        location,
-        model_config=config,
-        spec=spec,
-        state=build_networks(config, spec)["generator"].state_dict(),
-        card=None,
-        samples_png=None,
-        name="shapes",
-        images_seen=0,
-    )
-    return location
+    return untrained(tmp_path_factory.mktemp("model") / "bundle", spec, "shapes")
 
 
 def write_other_set(folder: Path) -> None:

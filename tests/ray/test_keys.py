@@ -10,39 +10,24 @@ import httpx
 import numpy as np
 import openai
 import pytest
-import torch
 import tritonclient.http as triton
 
 from distgen.core.errors import UsageError
 from distgen.core.ports import free_port
 from distgen.core.spec import ImageSpec
-from distgen.core.storage import Location, locate
-from distgen.models import GANConfig, build_networks
-from distgen.registry.bundle import write_bundle
+from distgen.core.storage import Location
 from distgen.serving.client import Client
 from distgen.serving.deploy import endpoint
 from distgen.serving.http.gate.keyfile import add, revoke
+from tests.ray.bundles import untrained
 
 PATH = "/v1/images/generations"
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Location:
-    location = locate(tmp_path_factory.mktemp("model") / "bundle")
     spec = ImageSpec(height=28, width=28, mode="L", classes=("Trouser", "Sneaker"))
-    config = GANConfig(latent_dim=16, width=16, conditional=True)
-    torch.manual_seed(0)
-    write_bundle(
-        location,
-        model_config=config,
-        spec=spec,
-        state=build_networks(config, spec)["generator"].state_dict(),
-        card=None,
-        samples_png=None,
-        name="fashion",
-        images_seen=0,
-    )
-    return location
+    return untrained(tmp_path_factory.mktemp("model") / "bundle", spec)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ import numpy as np
 import openai
 import psutil
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -23,35 +22,21 @@ from distgen.cli import main
 from distgen.core.errors import DataError, UsageError
 from distgen.core.ports import free_port
 from distgen.core.spec import ImageSpec
-from distgen.core.storage import Location, locate
-from distgen.models import GANConfig, build_networks
-from distgen.registry.bundle import load_bundle, write_bundle
+from distgen.core.storage import Location
+from distgen.registry.bundle import load_bundle
 from distgen.serving.client import Client
 from distgen.serving.deploy import endpoint
 from distgen.serving.making.engine import network_of
 from distgen.serving.making.sampler import Picture, Sampler, picture_seed
+from tests.ray.bundles import untrained
 
 CLASSES = ("Trouser", "Sneaker", "Ankle boot")
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Location:
-    location = locate(tmp_path_factory.mktemp("model") / "bundle")
     spec = ImageSpec(height=28, width=28, mode="L", classes=CLASSES)
-    config = GANConfig(latent_dim=16, width=16, conditional=True)
-    torch.manual_seed(0)
-    state = build_networks(config, spec)["generator"].state_dict()
-    write_bundle(
-        location,
-        model_config=config,
-        spec=spec,
-        state=state,
-        card=None,
-        samples_png=None,
-        name="fashion",
-        images_seen=0,
-    )
-    return location
+    return untrained(tmp_path_factory.mktemp("model") / "bundle", spec)
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,16 @@ from typing import Any
 
 import httpx
 import pytest
-import torch
 
 from distgen.core.spec import ImageSpec
-from distgen.core.storage import Location, locate
-from distgen.models import GANConfig, build_networks
-from distgen.registry import ModelStore, load_bundle, write_bundle
+from distgen.core.storage import Location
+from distgen.registry import ModelStore, load_bundle
 from distgen.registry.aliases import compare_and_set, history
 from distgen.serving.deploy import endpoint
 from distgen.serving.making.encode import encode
 from distgen.serving.making.engine import network_of
 from distgen.serving.making.sampler import Picture, Sampler
+from tests.ray.bundles import untrained
 
 CLASSES = ("Trouser", "Sneaker", "Ankle boot")
 BODY = {"prompt": "sneaker", "seed": 7}
@@ -41,20 +40,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
 
 
 def bundle(folder: Path, seed: int, name: str) -> Location:
-    config = GANConfig(latent_dim=16, width=16, conditional=True)
     spec = ImageSpec(height=28, width=28, mode="L", classes=CLASSES)
-    torch.manual_seed(seed)
-    write_bundle(
-        locate(folder),
-        model_config=config,
-        spec=spec,
-        state=build_networks(config, spec)["generator"].state_dict(),
-        card=None,
-        samples_png=None,
-        name=name,
-        images_seen=0,
-    )
-    return locate(folder)
+    return untrained(folder, spec, name, seed)
 
 
 @pytest.fixture(scope="module")
