@@ -72,8 +72,11 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 def quiet(state: ClusterState) -> set[str]:
-    """Names of a cluster's processes that are not idle workers, which Ray keeps for a while."""
-    return {each.name() for each in processes(state).values()} - {"ray::IDLE"}
+    """Names of a cluster's processes but for idle workers, which Ray keeps for a while, and for
+    what Ray has once in a cluster from its first training on.
+    """
+    names = {each.name() for each in processes(state).values()}
+    return names - {"ray::IDLE", "ray::_AutoscalingCoordinatorActor"}
 
 
 def test_twenty_jobs_at_once_all_end_and_leave_nothing(
