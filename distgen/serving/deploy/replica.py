@@ -6,6 +6,7 @@ as its `import_path`.
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from distgen.launch.monitoring import watch_queue
 from distgen.serving.deploy.reporting import report
 from distgen.serving.http.app import create_app
 from distgen.serving.http.gate.keyring import Keyring
-from distgen.serving.making.engine import MAX_WAITING, Engine
+from distgen.serving.making.engine import MAX_WAITING
 from distgen.serving.making.loading import checked
 from distgen.serving.making.references import Reference, references
 from distgen.serving.making.shelf import Shelf
+from distgen.serving.making.workshop.apart import Workshop
 
 DEPLOYMENT = "images"
 """The deployment's name, under which a Serve config file gives it replicas and GPUs."""
@@ -111,13 +113,14 @@ class _Replica:
         self._terms = report(replica)
         self._keys = None if keys is None else Keyring(Path(keys))
         on_gpu = bool(ray.get_gpu_ids())
-        make = partial(
-            Engine,
-            device="cuda" if on_gpu else "cpu",
+        workshop = Workshop(
+            "cuda" if on_gpu else "cpu",
             # A replica without a GPU has one core, which the next batch needs as much.
             encoder_threads=4 if on_gpu else 1,
+            # Ray Serve starts another replica, and sends requests to the others meanwhile.
+            lost=partial(os._exit, 1),
         )
-        self._shelf = Shelf.of(references, make, memory_bytes)
+        self._shelf = Shelf.of(references, workshop.load, memory_bytes)
         for info in self._shelf.models():
             watch_queue(
                 partial(self._shelf.waiting, info.name),
