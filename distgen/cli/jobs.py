@@ -33,7 +33,9 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def submit(
-    job_file: Annotated[str, typer.Argument(metavar="JOB", help="A job file, train or tune.")],
+    job_file: Annotated[
+        str, typer.Argument(metavar="JOB", help="A job file: train, tune or serve.")
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as training.images=100000."),
@@ -74,7 +76,7 @@ def submit(
     files = _chosen(upload, exclude or [])
     jobs = Jobs(address)
     if is_on_this_machine(jobs.url):
-        _require_shards(job)
+        _require_inputs(job)
     alone = job.kind == "train" and job.scaling.workers == 0
     job_id = jobs.submit(
         dump_yaml(job),
@@ -236,18 +238,29 @@ def _with_absolute_paths(job: Any) -> Any:
         from distgen.tune.job import with_absolute_paths
 
         return with_absolute_paths(job)
+    if job.kind == "serve":
+        from distgen.serving import job as serving
+
+        return serving.with_absolute_paths(job)
     from distgen.launch.train import with_absolute_paths as absolute
 
     return absolute(job)
 
 
 def _places(job: Any) -> dict[str, str]:
+    if job.kind == "serve":
+        return {"models": ", ".join(job.all_models), "listens on": job.storage}
     train = job.train if job.kind == "tune" else job
     return {"shards": train.data.shards, "storage": job.storage}
 
 
-def _require_shards(job: Any) -> None:
-    """On this machine a missing shard set is found before the job is sent."""
+def _require_inputs(job: Any) -> None:
+    """On this machine a missing shard set is found before the job is sent, and so is a model."""
+    if job.kind == "serve":
+        from distgen.serving.making.references import references
+
+        references(job.all_models, job.root)
+        return
     from distgen.data import open_shard_set
 
     open_shard_set(_places(job)["shards"], "train")

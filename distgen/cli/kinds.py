@@ -8,7 +8,7 @@ from typing import Any
 from distgen.core.config import Config, override, parse, read_job_file
 from distgen.core.errors import UsageError, did_you_mean
 
-KINDS = ("train", "tune")
+KINDS = ("train", "tune", "serve")
 
 
 def schema_of(kind: str) -> type[Config]:
@@ -25,6 +25,10 @@ def schema_of(kind: str) -> type[Config]:
         from distgen.tune.job import TuneJob
 
         return TuneJob
+    if kind == "serve":
+        from distgen.serving.job import ServeJob
+
+        return ServeJob
     raise UsageError(f"There is no job kind {kind!r}.", remedy=did_you_mean(kind, KINDS))
 
 

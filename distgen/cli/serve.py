@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,10 +16,12 @@ if TYPE_CHECKING:
 
     from distgen.registry.bundle import BundleInfo
     from distgen.serving.deploy.detached import Detached
+    from distgen.serving.job import ServeJob
     from distgen.serving.making.references import Reference
 
 endpoint_app = typer.Typer(
-    help="Look at and end endpoints that `distgen serve --detach` started, and make their keys.",
+    help="Look at and end endpoints that `distgen serve --detach` started, make their keys, or "
+    "write an endpoint down for a cluster.",
     no_args_is_help=True,
 )
 endpoint_app.add_typer(keys_app, name="keys")
@@ -25,48 +29,61 @@ endpoint_app.add_typer(keys_app, name="keys")
 _JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
+_MODELS = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL...",
+        help="Each a run, a bundle, name, name@alias or name:version; NAME=MODEL serves it as "
+        "NAME. Names and aliases are followed when they are promoted. Or a job file of kind serve, "
+        "and KEY=VALUE to change it.",
+    ),
+]
+_PORT = Annotated[
+    int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)
+]
+_HOST = Annotated[
+    str,
+    typer.Option(
+        help="Address to listen on; by default only this machine can connect. Another needs --keys."
+    ),
+]
+_REPLICAS = Annotated[
+    str,
+    typer.Option(
+        metavar="N|MIN-MAX",
+        help="Processes that each hold the model, one CPU each; 1-4: as many as the load wants.",
+    ),
+]
+_GPUS = Annotated[float, typer.Option(help="GPUs of each replica; a fraction shares one.", min=0)]
+_MEMORY = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="The most that weights may take in a replica, such as 2GiB; models beyond it are "
+        "loaded when they are asked for.",
+    ),
+]
+_KEYS = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Who may use it, as `distgen endpoint keys add` writes it. Every node with a "
+        "replica must be able to read it under this path.",
+    ),
+]
+_ROOT = Annotated[str, typer.Option(help="Path of the model store.")]
+
+
 def serve(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL...",
-            help="Each a run, a bundle, name, name@alias or name:version; NAME=MODEL serves it as "
-            "NAME. Names and aliases are followed when they are promoted.",
-        ),
-    ],
-    port: Annotated[
-        int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)
-    ] = 8000,
-    host: Annotated[
-        str,
-        typer.Option(
-            help="Address to listen on; by default only this machine can connect. Another needs "
-            "--keys."
-        ),
-    ] = "127.0.0.1",
-    replicas: Annotated[
-        int, typer.Option(help="Processes that each hold the model, one CPU each.", min=1)
-    ] = 1,
-    gpus_per_replica: Annotated[
-        float, typer.Option(help="GPUs of each replica; a fraction shares one.", min=0)
-    ] = 0.0,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="The most that weights may take in a replica, such as 2GiB; models beyond it are "
-            "loaded when they are asked for.",
-        ),
-    ] = None,
-    keys: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Who may use it, as `distgen endpoint keys add` writes it. Every node with a "
-            "replica must be able to read it under this path.",
-        ),
-    ] = None,
-    root: Annotated[str, typer.Option(help="Path of the model store.")] = "models",
+    context: typer.Context,
+    models: _MODELS,
+    port: _PORT = 8000,
+    host: _HOST = "127.0.0.1",
+    replicas: _REPLICAS = "1",
+    gpus_per_replica: _GPUS = 0.0,
+    memory: _MEMORY = None,
+    keys: _KEYS = None,
+    root: _ROOT = "models",
     address: Annotated[
         str | None,
         typer.Option(help="A Ray cluster's address; without it, one is started for this endpoint."),
@@ -80,33 +97,82 @@ def serve(
     from distgen.serving.http.gate.needed import require_keys
     from distgen.serving.making.references import references
 
-    keys = require_keys(host, keys)
-    memory_bytes = _bytes_of(memory)
-    infos = [(found.name, _inspected(found)) for found in references(models, root)]
+    job = _job(
+        context,
+        models,
+        port=port,
+        host=host,
+        replicas=replicas,
+        gpus_per_replica=gpus_per_replica,
+        memory=memory,
+        keys=keys,
+        root=root,
+    )
+    keys = require_keys(job.host, job.keys)
+    infos = [(found.name, _inspected(found)) for found in references(job.all_models, job.root)]
     if not detach:
-        options: dict[str, Any] = {"replicas": replicas, "gpus_per_replica": gpus_per_replica}
-        options |= {"root": root, "memory_bytes": memory_bytes, "keys": keys}
-        _serve_here(models, infos, address, as_json, host=host, port=port, **options)
+        _serve_here(job, infos, address, as_json)
         return
     from distgen.core.ports import url_of
     from distgen.serving.deploy import detached
 
+    port = job.port
     # With an address the endpoint listens on that cluster's head, which looks at the port itself.
     if address is None or not port:
-        port = _free_to_use(host, port)
-    arguments = [f"--port={port}", f"--host={host}", f"--root={root}"]
-    arguments += [f"--replicas={replicas}", f"--gpus-per-replica={gpus_per_replica}"]
-    arguments += [f"--memory={memory_bytes}"] if memory_bytes else []
+        port = _free_to_use(job.host, port)
+    count = "-".join(map(str, job.replicas)) if isinstance(job.replicas, tuple) else job.replicas
+    arguments = [f"--port={port}", f"--host={job.host}", f"--root={job.root}"]
+    arguments += [f"--replicas={count}", f"--gpus-per-replica={job.gpus_per_replica}"]
+    arguments += [f"--memory={job.memory}"] if job.memory else []
     arguments += [f"--address={address}"] if address else []
     arguments += [f"--keys={keys}"] if keys else []
     with err_console.status(f"Starting {_names(infos)} ..."):
         endpoint = detached.start(
-            [*arguments, "--", *models], model=" ".join(models), url=url_of(host, port)
+            [*arguments, "--", *job.all_models],
+            model=" ".join(job.all_models),
+            url=url_of(job.host, port),
         )
     _announce(endpoint.url, infos, as_json, needs_key=keys is not None)
     if not as_json:
         console.print(f"  log      {endpoint.log}")
         console.print("  stop     distgen endpoint stop")
+
+
+@endpoint_app.command("emit")
+def endpoint_emit(
+    context: typer.Context,
+    models: _MODELS,
+    port: _PORT = 8000,
+    host: _HOST = "127.0.0.1",
+    replicas: _REPLICAS = "1",
+    gpus_per_replica: _GPUS = 0.0,
+    memory: _MEMORY = None,
+    keys: _KEYS = None,
+    root: _ROOT = "models",
+) -> None:
+    """Print the Serve config file of an endpoint: for KubeRay's RayService, or `serve deploy`.
+
+    Paths are made absolute here, and must be there on the cluster too.
+    """
+    from distgen.core.config import to_yaml
+    from distgen.serving.deploy.emit import serve_config
+    from distgen.serving.job import with_absolute_paths
+    from distgen.serving.making.references import references
+
+    job = _job(
+        context,
+        models,
+        port=port,
+        host=host,
+        replicas=replicas,
+        gpus_per_replica=gpus_per_replica,
+        memory=memory,
+        keys=keys,
+        root=root,
+    )
+    job = with_absolute_paths(job)
+    references(job.all_models, job.root)
+    sys.stdout.write(to_yaml(serve_config(job)))
 
 
 @endpoint_app.command("status")
@@ -179,12 +245,44 @@ def _stop_on_cluster(address: str, as_json: bool) -> None:
         console.print(f"{what} on {address} {'has ended' if stopped else 'runs'}.")
 
 
-def _bytes_of(memory: str | None) -> int | None:
+def _job(context: typer.Context, models: Sequence[str], **given: Any) -> ServeJob:
+    """The endpoint that is asked for, by a job file with overrides or by options.
+
+    Raises:
+        UsageError: Something is wrong with it, or both are used.
+    """
+    from distgen.cli.kinds import read_job
+    from distgen.core.config import parse
+    from distgen.core.errors import UsageError
+    from distgen.serving.job import ServeJob, parse_replicas
+
+    if models[0].endswith((".yaml", ".yml")):
+        for name, value in given.items():
+            source = context.get_parameter_source(name)
+            if source is not None and source.name != "DEFAULT":
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(
+                    f"{option} does not go with a job file.",
+                    where=models[0],
+                    remedy=f"distgen {context.info_name} {models[0]} {name}={value}",
+                )
+        job: ServeJob = read_job(models[0], models[1:], "serve")
+        return job
+    try:
+        given["replicas"] = parse_replicas(given["replicas"])
+    except ValueError as error:
+        raise UsageError(f"{error}.", where="--replicas", remedy="--replicas 2") from error
+    if given["memory"] is not None:
+        _require_size(given["memory"])
+    return parse(ServeJob, {"models": [*models], **given}, "distgen serve")
+
+
+def _require_size(memory: str) -> None:
     from distgen.core.errors import UsageError
     from distgen.core.sizes import parse_bytes
 
     try:
-        return None if memory is None else parse_bytes(memory)
+        parse_bytes(memory)
     except ValueError as error:
         raise UsageError(f"{error}.", where="--memory", remedy="--memory 2GiB") from error
 
@@ -200,11 +298,7 @@ def _names(infos: Sequence[tuple[str, BundleInfo]]) -> str:
 
 
 def _serve_here(
-    models: Sequence[str],
-    infos: Sequence[tuple[str, BundleInfo]],
-    address: str | None,
-    as_json: bool,
-    **options: Any,
+    job: ServeJob, infos: Sequence[tuple[str, BundleInfo]], address: str | None, as_json: bool
 ) -> None:
     """Serve until a signal."""
     import signal
@@ -213,15 +307,26 @@ def _serve_here(
     from distgen.launch.cluster import connect
     from distgen.serving.deploy.endpoint import running
 
-    if address is None:
-        _free_to_use(options["host"], options["port"])
+    # On a cluster the endpoint listens on the head, which looks at the port itself.
+    if address is None and not os.environ.get("RAY_ADDRESS"):
+        _free_to_use(job.host, job.port)
+    endpoint = running(
+        *job.all_models,
+        root=job.root,
+        memory_bytes=job.memory,
+        host=job.host,
+        port=job.port,
+        replicas=job.replicas,
+        gpus_per_replica=job.gpus_per_replica,
+        keys=job.keys,
+    )
     try:
         with ExitStack() as stack:
             with err_console.status(f"Starting {_names(infos)} ..."):
                 stack.enter_context(connect(address))
                 end_on_signals()  # Ray would end the process where it stands
-                url = stack.enter_context(running(*models, **options))
-            _announce(url, infos, as_json, needs_key=options["keys"] is not None)
+                url = stack.enter_context(endpoint)
+            _announce(url, infos, as_json, needs_key=job.keys is not None)
             if not as_json:
                 console.print("  stop     Ctrl-C")
             while True:

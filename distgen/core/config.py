@@ -169,7 +169,12 @@ def parse(schema: type[C], mapping: Mapping[str, Any], source: str) -> C:
 
 def dump_yaml(config: Config) -> str:
     """A config as a job file that `parse` reads back to the same config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return to_yaml(config.model_dump(mode="json"))
+
+
+def to_yaml(plain: Any) -> str:
+    """Plain data as YAML, its keys in their order."""
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

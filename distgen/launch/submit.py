@@ -172,7 +172,7 @@ class Jobs:
         Args:
             text: The job file, its paths absolute.
             name: The job's name, the beginning of its id.
-            kind: The command that runs it: `train` or `tune`.
+            kind: The command that runs it: `train`, `tune` or `serve`.
             storage: Where the run is kept.
             upload: Files that are sent along; the job runs in their folder.
             cpus: Cores for the job's own process, where it does the work itself.

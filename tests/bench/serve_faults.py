@@ -95,10 +95,12 @@ def request(body: dict[str, Any], timeout_s: float | None = None) -> bytes:
 
 
 class Memory:
-    """The resident memory of some processes, looked at every second in a thread."""
+    """The resident memory of some processes and their children, looked at every second."""
 
     def __init__(self, pids: Sequence[int]) -> None:
-        self._processes = [psutil.Process(pid) for pid in pids]
+        parents = [psutil.Process(pid) for pid in pids]
+        children = [child for parent in parents for child in parent.children(recursive=True)]
+        self._processes = [*parents, *children]
         self._ended = threading.Event()
         self.rows: list[tuple[float, float]] = []
         """Seconds, and MiB of all of them together."""

@@ -20,6 +20,7 @@ from distgen.core.storage import Location
 from distgen.launch.cluster import Room, connect, slots
 from distgen.serving.deploy.environment import passed_on, serve_environment
 from distgen.serving.http.gate.needed import require_keys
+from distgen.serving.job import Replicas, fewest
 from distgen.serving.making.loading import checked
 from distgen.serving.making.references import Reference, references
 
@@ -42,7 +43,7 @@ class Placement:
     """Address to listen on; on loopback all replicas are on the cluster's head node."""
     port: int = 8000
     """Port to listen on; 0 takes a free one."""
-    replicas: int = 1
+    replicas: Replicas = 1
     """Processes that each hold the model, a CPU for each."""
     gpus_per_replica: float = 0.0
     """GPUs of each; a fraction shares one."""
@@ -67,7 +68,7 @@ def running(
     memory_bytes: int | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
-    replicas: int = 1,
+    replicas: Replicas = 1,
     gpus_per_replica: float = 0.0,
     keys: str | None = None,
 ) -> Iterator[str]:
@@ -82,7 +83,8 @@ def running(
         memory_bytes: The most that weights may take in a replica; None: no limit.
         host: Address to listen on; on loopback all replicas are on the cluster's head node.
         port: Port to listen on; 0 takes a free one.
-        replicas: Processes that each hold the model, a CPU for each.
+        replicas: Processes that each hold the model, a CPU for each: how many, or from how many to
+            how many, as the load wants.
         gpus_per_replica: GPUs of each; a fraction shares one.
         keys: Path of the file of keys, which every node with a replica must be able to read. Where
             others than this machine reach the endpoint, it must be given.
@@ -217,15 +219,15 @@ def require_room(placement: Placement, room: Room) -> None:
     anywhere = slots(room.nodes, each)
     fit = slots(room.nodes, each | _ON_HEAD) if placement.on_loopback else anywhere
     # An autoscaler adds nodes, but no head.
-    if fit >= placement.replicas or (room.can_grow and not placement.on_loopback):
+    wanted = fewest(placement.replicas)
+    if fit >= wanted or (room.can_grow and not placement.on_loopback):
         return
     needs = "a CPU" + (f" and {each['GPU']:g} GPUs" if each["GPU"] else "")
     remedies = [f"--replicas {fit}"] if fit else []
-    if anywhere >= placement.replicas:
+    if anywhere >= wanted:
         remedies.append("--host with the head's address, so that replicas may be on other nodes")
     raise UsageError(
-        f"{placement.replicas} replicas with {needs} each do not fit into this cluster, "
-        f"which has {room}.",
+        f"{wanted} replicas with {needs} each do not fit into this cluster, which has {room}.",
         cause=f"there is room for {fit} of them"
         + (
             " on the head, the only node that reaches its loopback" if placement.on_loopback else ""
@@ -292,11 +294,11 @@ class _Launcher:
         from ray import serve
 
         # Here and not above: Serve reads the environment, which this process has from its start.
-        from distgen.serving.deploy.replica import deployment
+        from distgen.serving.deploy.replica import deployment, scaling
 
         deadline = time.monotonic() + timeout_s
         replicas = deployment(
-            num_replicas=placement.replicas, ray_actor_options=placement.resources()
+            **scaling(placement.replicas), ray_actor_options=placement.resources()
         )
         serve.start(
             proxy_location="HeadOnly",

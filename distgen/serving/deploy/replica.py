@@ -6,58 +6,29 @@ as its `import_path`.
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-from pydantic import model_validator
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
-from distgen.core.config import Config, parse
-from distgen.core.sizes import Bytes
+from distgen.core.config import parse
 from distgen.launch.monitoring import watch_queue
 from distgen.serving.deploy.reporting import report
 from distgen.serving.http.app import create_app
 from distgen.serving.http.gate.keyring import Keyring
-from distgen.serving.making.engine import MAX_WAITING, Engine
+from distgen.serving.job import EndpointConfig, Replicas
+from distgen.serving.making.engine import MAX_WAITING
 from distgen.serving.making.loading import checked
 from distgen.serving.making.references import Reference, references
 from distgen.serving.making.shelf import Shelf
+from distgen.serving.making.workshop.apart import Workshop
 
 DEPLOYMENT = "images"
 """The deployment's name, under which a Serve config file gives it replicas and GPUs."""
-
-
-class EndpointConfig(Config):
-    """What a Serve config file tells an endpoint under `args`."""
-
-    models: tuple[str, ...] = ()
-    """Each a run or a bundle, as path or URL, or `name`, `name@alias`, `name:version` of the store;
-    with `NAME=` before it under another name. Names and aliases are followed."""
-    model: str | None = None
-    """Short for a single one of `models`."""
-    root: str = "models"
-    """Path of the model store."""
-    memory: Bytes | None = None
-    """The most that weights may take in a replica, such as `2GiB`; models beyond it are loaded when
-    they are wanted."""
-
-    keys: str | None = None
-    """The file of keys, which every node with a replica must be able to read; without one, whoever
-    reaches the endpoint may use it."""
-
-    @model_validator(mode="after")
-    def _names_models(self) -> EndpointConfig:
-        if (self.model is None) == (not self.models):
-            raise ValueError("give either `model`, or `models` with at least one")
-        return self
-
-    @property
-    def all_models(self) -> tuple[str, ...]:
-        """What is to be served."""
-        return self.models if self.model is None else (self.model,)
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
@@ -76,6 +47,25 @@ def build(arguments: dict[str, Any]) -> serve.Application:
     if config.keys is not None:
         Keyring(Path(config.keys))
     return deployment().bind(served, config.memory, config.keys)
+
+
+def scaling(replicas: Replicas) -> dict[str, Any]:
+    """How many replicas there are, in the words of a Serve deployment."""
+    if isinstance(replicas, int):
+        return {"num_replicas": replicas}
+    fewest, most = replicas
+    return {
+        "autoscaling_config": {
+            "min_replicas": fewest,
+            "max_replicas": most,
+            # Half of them are drawn while the others are read and answered: more would only wait.
+            "target_ongoing_requests": 32,
+            # A replica takes seconds to load its models; load that comes back would miss it.
+            "look_back_period_s": 10,
+            "upscale_delay_s": 10,
+            "downscale_delay_s": 300,
+        }
+    }
 
 
 def deployment(**options: Any) -> serve.Deployment:
@@ -111,13 +101,14 @@ class _Replica:
         self._terms = report(replica)
         self._keys = None if keys is None else Keyring(Path(keys))
         on_gpu = bool(ray.get_gpu_ids())
-        make = partial(
-            Engine,
-            device="cuda" if on_gpu else "cpu",
+        workshop = Workshop(
+            "cuda" if on_gpu else "cpu",
             # A replica without a GPU has one core, which the next batch needs as much.
             encoder_threads=4 if on_gpu else 1,
+            # Ray Serve starts another replica, and sends requests to the others meanwhile.
+            lost=partial(os._exit, 1),
         )
-        self._shelf = Shelf.of(references, make, memory_bytes)
+        self._shelf = Shelf.of(references, workshop.load, memory_bytes)
         for info in self._shelf.models():
             watch_queue(
                 partial(self._shelf.waiting, info.name),

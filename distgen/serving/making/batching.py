@@ -1,7 +1,9 @@
 """Requests of any size to batches of a few, and back: bounded, fair, and safe to cancel.
 
 No timer holds a picture back: while one batch runs, the next one gathers. A lone request therefore
-waits for nobody, and under load the batches fill by themselves.
+waits for nobody, and under load the batches fill by themselves. A batch takes at most half of what
+several callers wait for: while it runs, the other half is answered and asks anew, or else the
+network and the event loop would wait for each other in turn.
 """
 
 from __future__ import annotations
@@ -18,6 +20,10 @@ from weakref import WeakSet
 
 from distgen.serving.making.account import DeadlineError, current, tell_batch
 from distgen.serving.making.admission import admit
+
+_SMALLEST_SHARE = 8
+"""Items that a batch takes, where so many wait, however few others do: networks run them in little
+more time than one."""
 
 Item = TypeVar("Item")
 Draft = TypeVar("Draft")
@@ -63,16 +69,17 @@ class _Job(Generic[Item, Result]):
 class Batcher(Generic[Item, Draft, Result]):
     """Gathers the items of concurrent requests into batches, and makes them in two steps.
 
-    `work` runs in one thread, a batch at a time; `finish` follows in other threads while the next
-    batch runs. Requests take turns: each gets an equal part of a batch, so that a small one does
-    not wait for a large one. Whoever is cancelled, or whose deadline passes, leaves the queue at
-    once; what a batch already holds of it is made and thrown away.
+    `work` runs a batch at a time, unless it is `ahead`; `finish` follows in other threads while the
+    next batch runs. Requests take turns: each gets an equal part of a batch, so that a small one
+    does not wait for a large one. Whoever is cancelled, or whose deadline passes, leaves the queue
+    at once; what a batch already holds of it is made and thrown away.
 
     Args:
         work: Called with at most `max_batch` items; returns one draft per item.
         finish: Called with items and their drafts; returns one result per item.
         max_batch: The most items in a batch.
         max_waiting: Items that may wait or run; a request beyond is refused.
+        ahead: Calls of `work` at once, each in a thread; beyond the first only with full batches.
         finish_threads: Threads that share the finishing of a batch.
         name: What meters know it by.
     """
@@ -84,6 +91,7 @@ class Batcher(Generic[Item, Draft, Result]):
         *,
         max_batch: int,
         max_waiting: int,
+        ahead: int = 1,
         finish_threads: int = 1,
         name: str = "",
     ) -> None:
@@ -94,13 +102,15 @@ class Batcher(Generic[Item, Draft, Result]):
         self._work = work
         self._finish = finish
         self._max_batch = max_batch
+        self._ahead = ahead
         self._finish_threads = finish_threads
         self._queue: deque[_Job[Item, Result]] = deque()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._worker = ThreadPoolExecutor(ahead, thread_name_prefix="batches")
         self._finishers = ThreadPoolExecutor(finish_threads, thread_name_prefix="finish")
         self._running: asyncio.Task[None] | None = None
         self._finishing: set[asyncio.Task[None]] = set()
         self._items_per_s = 0.0
+        self._worked_until = 0.0
         QUEUES.add(self)
 
     async def submit(
@@ -170,34 +180,61 @@ class Batcher(Generic[Item, Draft, Result]):
         self._finishers.shutdown()
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         # Requests whose bytes have just arrived are parsed first, and join this batch.
         await asyncio.sleep(0)
+        working: deque[asyncio.Task[None]] = deque()
         while batch := self._next_batch():
-            started = time.monotonic()
-            items = [job.items[index] for job, index in batch]
-            try:
-                drafts = await loop.run_in_executor(self._worker, self._work, items)
-            except Exception as error:
-                self._fail(batch, error)
-            else:
-                ended = time.monotonic()
-                self._note_speed(len(batch), ended - started)
-                for job in dict.fromkeys(job for job, _ in batch):
-                    job.forward_s += ended - started
-                    job.drawn = ended
-                tell_batch(self.name, len(batch))
-                task = asyncio.create_task(self._finish_batch(batch, items, drafts))
-                self._finishing.add(task)
-                task.add_done_callback(self._finishing.discard)
-            await asyncio.sleep(0)
+            working.append(asyncio.create_task(self._work_on(batch)))
+            while working and (len(working) >= self._ahead or not self._is_batch_full()):
+                await working.popleft()
+                await asyncio.sleep(0)
         self._running = None
+
+    async def _work_on(self, batch: Sequence[tuple[_Job[Item, Result], int]]) -> None:
+        loop = asyncio.get_running_loop()
+        started = time.monotonic()
+        items = [job.items[index] for job, index in batch]
+        try:
+            drafts = await loop.run_in_executor(self._worker, self._work, items)
+        except Exception as error:
+            self._fail(batch, error)
+            return
+        ended = time.monotonic()
+        # One that was handed over ahead has waited for the one before.
+        seconds = ended - max(started, self._worked_until)
+        self._worked_until = ended
+        self._note_speed(len(batch), seconds)
+        for job in dict.fromkeys(job for job, _ in batch):
+            job.forward_s += seconds
+            job.drawn = ended
+        tell_batch(self.name, len(batch))
+        task = asyncio.create_task(self._finish_batch(batch, items, drafts))
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
+
+    def _is_batch_full(self) -> bool:
+        """Whether what has not been taken yet fills the largest batch."""
+        untaken = 0
+        for job in self._queue:
+            untaken += len(job.items) - job.taken
+            if untaken >= self._max_batch:
+                return True
+        return False
+
+    def _batch_size(self) -> int:
+        """How many items the next batch takes at most."""
+        if len(self._queue) == 1 and self.waiting <= len(self._queue[0].items):
+            return self._max_batch
+        # Networks run in batches of powers of two.
+        half = 1 << (max(self.waiting // 2, _SMALLEST_SHARE).bit_length() - 1)
+        return min(half, self._max_batch)
 
     def _next_batch(self) -> list[tuple[_Job[Item, Result], int]]:
         batch: list[tuple[_Job[Item, Result], int]] = []
         now = time.monotonic()
-        while self._queue and len(batch) < self._max_batch:
-            share = max(1, (self._max_batch - len(batch)) // len(self._queue))
+        size = self._batch_size()
+        while self._queue and len(batch) < size:
+            share = max(1, (size - len(batch)) // len(self._queue))
             job = self._queue.popleft()
             if job.deadline <= now:  # its alarm rings only once the event loop has time
                 job.expire()

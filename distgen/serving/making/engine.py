@@ -5,48 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Literal
 
 import numpy as np
 
 from distgen.core.spec import ImageSpec
-from distgen.metrics.animation import FRAMES_PER_SECOND, AnimationFormat, animate
+from distgen.metrics.animation import AnimationFormat, animate
 from distgen.models.base import Sampler as ServedNetwork
 from distgen.registry.bundle import Bundle, BundleInfo
 from distgen.serving.making.account import current
 from distgen.serving.making.batching import Batcher
-from distgen.serving.making.encode import Format, encode
 from distgen.serving.making.leading import leading_latents
-from distgen.serving.making.remaking import Edit, Remaker, Variation, Wanted, can_remake
-from distgen.serving.making.sampler import Picture, Sampler, UInt8Images
+from distgen.serving.making.remaking import Wanted, can_remake
+from distgen.serving.making.sampler import Picture
+from distgen.serving.making.workshop.hands import Draft, Hands
+from distgen.serving.making.workshop.orders import RAW, Encoding, Order
 
 MAX_WAITING = 1024
 MAX_REMADE_WAITING = 128
 _REMADE_TOGETHER = 8
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How a picture's bytes are written."""
-
-    format: Format | Literal["raw"] = "png"
-    """`raw`: no file but its pixels, row by row."""
-    quality: int = 95
-    rate: int = FRAMES_PER_SECOND
-    """Frames per second of a clip."""
-
-
-RAW = Encoding("raw")
-
-
-@dataclass(frozen=True)
-class Order:
-    """One picture and how to write it."""
-
-    picture: Wanted
-    encoding: Encoding
-    """None: not at all, its pixels are wanted."""
 
 
 @dataclass(frozen=True)
@@ -135,34 +111,41 @@ class Engine:
     """Makes and encodes pictures for concurrent requests, off the event loop.
 
     Args:
-        network: The bundle's network.
-        info: What the endpoint says of it.
-        device: Where the network runs.
+        hands: What draws and writes them.
+        info: What the endpoint says of the model.
         max_waiting: Pictures that may wait or run before requests are refused.
-        encoder_threads: Threads that encode while the next batch runs.
+        encoder_threads: Threads that write while the next batch is drawn.
     """
 
     def __init__(
         self,
-        network: ServedNetwork,
+        hands: Hands,
         info: ModelInfo,
         *,
-        device: str = "cpu",
         max_waiting: int = MAX_WAITING,
         encoder_threads: int = 1,
     ) -> None:
         self.info = info
-        self.sampler = Sampler(network, info.spec, device=device)
-        self._batcher: Batcher[Order, UInt8Images, bytes] = Batcher(
-            self._sample,
-            encode_orders,
-            # A batch is a moment at which requests can join: short ones keep latency down.
-            max_batch=min(max(8, self.sampler.largest_bucket), 32 if device == "cpu" else 64),
+        self.hands = hands
+        self._batcher: Batcher[Order, Draft, bytes] = Batcher(
+            hands.draw,
+            hands.write,
+            max_batch=hands.largest_batch,
             max_waiting=max_waiting,
+            ahead=hands.ahead,
             finish_threads=encoder_threads,
             name=info.name,
         )
-        self._remakes = self._remake_batcher() if can_remake(network, info.spec) else None
+        self._remakes: Batcher[Order, Draft, bytes] | None = None
+        if hands.can_remake:
+            # Edits run the network many times over: in a queue of their own they hold up no others.
+            self._remakes = Batcher(
+                hands.redraw,
+                hands.write,
+                max_batch=_REMADE_TOGETHER,
+                max_waiting=MAX_REMADE_WAITING,
+                name=info.name,
+            )
 
     @property
     def waiting(self) -> int:
@@ -229,10 +212,11 @@ class Engine:
         account.model, account.digest = self.info.name, self.info.digest
 
     async def close(self) -> None:
-        """End the threads when the running batch is done."""
+        """End the threads when the running batch is done, and let the network go."""
         await self._batcher.close()
         if self._remakes is not None:
             await self._remakes.close()
+        self.hands.close()
 
     async def _make(
         self,
@@ -248,38 +232,3 @@ class Engine:
                 raise TypeError(f"{self.info.name} makes pictures of seeds only")
             batcher = self._remakes
         return await batcher.submit([Order(picture, encoding) for picture in pictures], told)
-
-    def _sample(self, orders: Sequence[Order]) -> list[UInt8Images]:
-        pictures = [order.picture for order in orders if isinstance(order.picture, Picture)]
-        return list(self.sampler.sample(pictures))
-
-    def _remake_batcher(self) -> Batcher[Order, UInt8Images, bytes]:
-        """Edits run the network many times over: in a queue of their own they hold up no others."""
-        remaker = Remaker(self.sampler)
-
-        def remake(orders: Sequence[Order]) -> list[UInt8Images]:
-            wanted = [o.picture for o in orders if isinstance(o.picture, Variation | Edit)]
-            return remaker.remake(wanted)
-
-        return Batcher(
-            remake,
-            encode_orders,
-            max_batch=_REMADE_TOGETHER,
-            max_waiting=MAX_REMADE_WAITING,
-            name=self.info.name,
-        )
-
-
-def encode_orders(orders: Sequence[Order], images_hwc: Sequence[UInt8Images]) -> list[bytes]:
-    """Each image as its order's encoding wants it; neighbours of one kind are encoded together."""
-    files: list[bytes] = []
-    for encoding, group in groupby(
-        zip(orders, images_hwc, strict=True), key=lambda pair: pair[0].encoding
-    ):
-        images = [image for _, image in group]
-        if encoding.format == "raw":
-            files += [image.tobytes() for image in images]
-            continue
-        batch_nhwc = np.stack(images)
-        files += encode(batch_nhwc, encoding.format, encoding.quality, encoding.rate)
-    return files

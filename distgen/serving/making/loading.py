@@ -19,9 +19,7 @@ from distgen.serving.making.engine import (
 )
 from distgen.serving.making.references import Edition, Reference, Shape
 from distgen.serving.making.sampler import Picture
-
-MakeEngine = Callable[[ServedNetwork, ModelInfo], Engine]
-"""How networks become engines on this machine: devices and threads."""
+from distgen.serving.making.workshop.hands import HandsHere
 
 
 @dataclass(frozen=True)
@@ -83,8 +81,26 @@ def require_shape(info: ModelInfo, wanted: Shape | None, where: str) -> None:
     )
 
 
-def load(wanted: Outline, make: MakeEngine) -> Engine:
-    """The engine of an edition: every byte checked, buckets probed, one picture made.
+MakeEngine = Callable[[Outline], Engine]
+"""How editions become engines on this machine.
+
+Raises:
+    DataError: The bundle is damaged, or is another by now.
+"""
+
+
+def load(wanted: Outline, device: str = "cpu", encoder_threads: int = 1) -> Engine:
+    """The engine of an edition, in this process.
+
+    Raises:
+        DataError: The bundle is damaged, or is another by now.
+    """
+    hands, info = open_hands(wanted, device)
+    return Engine(hands, info, encoder_threads=encoder_threads)
+
+
+def open_hands(wanted: Outline, device: str) -> tuple[HandsHere, ModelInfo]:
+    """The network of an edition: every byte checked, buckets probed, one picture made.
 
     Raises:
         DataError: The bundle is damaged, or is another by now.
@@ -100,9 +116,9 @@ def load(wanted: Outline, make: MakeEngine) -> Engine:
     info = replace(
         info_of(bundle, wanted.info.created), name=wanted.info.name, version=wanted.info.version
     )
-    engine = make(network_of(bundle), info)
-    engine.sampler.sample([Picture(seed=0, label=0 if info.num_classes else None)])
-    return engine
+    hands = HandsHere(network_of(bundle), info.spec, device)
+    hands.sampler.sample([Picture(seed=0, label=0 if info.num_classes else None)])
+    return hands, info
 
 
 def require_room(wanted: Outline, limit_bytes: int | None) -> None:

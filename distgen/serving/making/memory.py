@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distgen.serving.making.engine import Engine
-from distgen.serving.making.loading import MakeEngine, Outline, load, reason, require_room
+from distgen.serving.making.loading import MakeEngine, Outline, reason, require_room
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Memory:
     goes. A swap takes the memory of one more copy for as long as it lasts.
 
     Args:
-        make: From networks to engines.
+        make: From editions to engines.
         limit_bytes: Of weights; None: no limit.
     """
 
@@ -93,7 +93,7 @@ class Memory:
         limit, needs = self._limit_bytes, outline.memory_bytes
         copy = Copy(outline)
         if limit is None or self.used_bytes + needs <= limit:
-            self.keep(copy, load(outline, self._make))
+            self.keep(copy, self._make(outline))
         return copy
 
     async def borrow(self, copy: Copy) -> Held:
@@ -132,7 +132,7 @@ class Memory:
         """
         copy = Copy(outline)
         async with self._room:
-            self.keep(copy, await asyncio.to_thread(load, outline, self._make))
+            self.keep(copy, await asyncio.to_thread(self._make, outline))
         return copy
 
     async def exchange(self, old: Copy, new: Copy | None) -> None:
@@ -160,7 +160,7 @@ class Memory:
         try:
             async with self._room:
                 await self._make_room(copy.outline.memory_bytes)
-                engine = await asyncio.to_thread(load, copy.outline, self._make)
+                engine = await asyncio.to_thread(self._make, copy.outline)
         except Exception as error:
             _log.error("%s cannot be loaded: %s", copy.outline.info.name, reason(error))
             failure = UnloadableModelError(copy.outline.info.name, reason(error))

@@ -158,11 +158,16 @@ def references(models: Sequence[str | Location], root: str = "models") -> tuple[
     return tuple(found)
 
 
+def split_name(model: str) -> tuple[str | None, str]:
+    """`NAME=MODEL` in two; the name is None where only MODEL is given."""
+    named = _NAMED.fullmatch(model)
+    return (named[1], named[2]) if named else (None, model)
+
+
 def _reference(model: str | Location, root: str) -> Reference:
     if isinstance(model, Location):
         return Fixed(inspect_bundle(model).name, Edition(model.url))
-    named = _NAMED.fullmatch(model)
-    name, text = named.groups() if named else (None, model)
+    name, text = split_name(model)
     place = resolve_model(text, root)
     if not is_store_name(text, root):
         return Fixed(name or inspect_bundle(place).name, Edition(place.url))

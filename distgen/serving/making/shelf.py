@@ -76,7 +76,7 @@ class Shelf:
 
         Args:
             references: At least one, of different names.
-            make: From networks to engines.
+            make: From editions to engines.
             memory_bytes: The most that weights may take; None: no limit.
 
         Raises:

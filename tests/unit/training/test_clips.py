@@ -25,6 +25,7 @@ from distgen.registry import load_bundle
 from distgen.serving.http.app import create_app
 from distgen.serving.making.engine import Engine, info_of, network_of
 from distgen.serving.making.shelf import Shelf
+from distgen.serving.making.workshop.hands import HandsHere
 from distgen.training import samples, trainer
 from distgen.training.job import TrainJob
 from distgen.training.run import RunFolder, prepare
@@ -149,7 +150,7 @@ def test_resumed_equals_uninterrupted(make):
 
 def engine_of(run: RunFolder) -> Engine:
     bundle = load_bundle(run.bundle)
-    return Engine(network_of(bundle), info_of(bundle, 0))
+    return Engine(HandsHere(network_of(bundle), bundle.spec), info_of(bundle, 0))
 
 
 async def post(engine: Engine, **body: Any) -> tuple[int, dict[str, Any]]:

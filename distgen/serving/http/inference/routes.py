@@ -33,8 +33,9 @@ from distgen.serving.http.inference.tensors import (
     render,
 )
 from distgen.serving.http.openai.answering import DIGEST_HEADER
-from distgen.serving.making.engine import RAW, ModelInfo
+from distgen.serving.making.engine import ModelInfo
 from distgen.serving.making.shelf import Shelf
+from distgen.serving.making.workshop.orders import RAW
 
 _MODEL = "/v2/models/{name}"
 _SHORTEST_VERSION = 12  # of a digest, as it is printed

@@ -16,9 +16,10 @@ from distgen.serving.http.openai.forms import EditForm, VariationForm
 from distgen.serving.http.openai.uploads import Upload
 from distgen.serving.http.openai.ways import pictures_on, vectors_of
 from distgen.serving.making.encode import MOVING_FORMATS, STILL_FORMATS, Format
-from distgen.serving.making.engine import Encoding, ModelInfo
+from distgen.serving.making.engine import ModelInfo
 from distgen.serving.making.remaking import Edit, Variation, Wanted
 from distgen.serving.making.sampler import Picture, picture_seed, random_label
+from distgen.serving.making.workshop.orders import Encoding
 
 _CLASS_NUMBER = re.compile(r"class:\s*(-?\d{1,9})")
 

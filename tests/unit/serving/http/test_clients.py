@@ -77,14 +77,14 @@ def test_python_client_varies(client):
 def test_python_client_tries_again_after_429(make_engine):
     engine = make_engine(max_waiting=20)
     entered, go = threading.Event(), threading.Event()
-    sample = engine.sampler.sample
+    sample = engine.hands.sampler.sample
 
     def slowly(pictures):
         entered.set()
         go.wait()
         return sample(pictures)
 
-    engine.sampler.sample = slowly
+    engine.hands.sampler.sample = slowly
     statuses: list[int] = []
 
     def note(response) -> None:

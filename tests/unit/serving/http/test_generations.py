@@ -258,14 +258,14 @@ class SlowEngine:
         self.engine = engine
         self.entered = threading.Event()
         self.go = threading.Event()
-        sample = engine.sampler.sample
+        sample = engine.hands.sampler.sample
 
         def slowly(pictures):
             self.entered.set()
             self.go.wait()
             return sample(pictures)
 
-        engine.sampler.sample = slowly  # type: ignore[method-assign]
+        engine.hands.sampler.sample = slowly  # type: ignore[method-assign]
 
 
 def test_full_queue_is_429_with_retry_after_and_nothing_is_lost(make_engine):
@@ -312,7 +312,7 @@ def test_cancelled_request_frees_its_slots(make_engine):
 
 def test_a_network_that_fails_is_a_500_in_the_error_shape_and_the_next_request_works(make_engine):
     engine = make_engine()
-    sample = engine.sampler.sample
+    sample = engine.hands.sampler.sample
     broken = iter([True])
 
     def fail_once(pictures):
@@ -320,7 +320,7 @@ def test_a_network_that_fails_is_a_500_in_the_error_shape_and_the_next_request_w
             raise RuntimeError("out of memory: secret detail")
         return sample(pictures)
 
-    engine.sampler.sample = fail_once
+    engine.hands.sampler.sample = fail_once
 
     async def ask(client: httpx.AsyncClient) -> list[httpx.Response]:
         return [await client.post(PATH, json={"n": 2}) for _ in range(2)]

@@ -38,7 +38,7 @@ class Held:
         self.entered = threading.Event()
         self.go = threading.Event()
         self.made: list[int] = []
-        sample = engine.sampler.sample
+        sample = engine.hands.sampler.sample
 
         def held(pictures: Any) -> Any:
             self.entered.set()
@@ -46,7 +46,7 @@ class Held:
             self.made += [picture.seed for picture in pictures]
             return sample(pictures)
 
-        engine.sampler.sample = held  # type: ignore[method-assign]
+        engine.hands.sampler.sample = held  # type: ignore[method-assign]
 
 
 @asynccontextmanager
@@ -148,7 +148,7 @@ def test_a_thousand_clients_that_hang_up_leave_no_slot_taken(make_engine):
             for writer in gone:
                 writer.close()
             running = 8  # at most what one batch holds
-            while held.engine.waiting > max(running, held.engine.sampler.largest_bucket):
+            while held.engine.waiting > max(running, held.engine.hands.sampler.largest_bucket):
                 await asyncio.sleep(0.01)
             held.go.set()
             while held.engine.waiting:

@@ -20,6 +20,7 @@ from distgen.serving.http.app import create_app
 from distgen.serving.making.engine import Engine, ModelInfo, capabilities_of
 from distgen.serving.making.sampler import Picture, latents_for
 from distgen.serving.making.shelf import Shelf
+from distgen.serving.making.workshop.hands import HandsHere
 from tests.unit.clip_models import SPEC, tiny_model
 
 PATH = "/v1/images/generations"
@@ -129,7 +130,7 @@ def test_a_stream_sends_the_bytes_of_the_whole_answer(make_engine):
 
 def test_a_stream_that_breaks_ends_with_an_error_event_and_frees_its_slots(make_engine):
     engine = make_engine()
-    sample, calls = engine.sampler.sample, iter(range(10))
+    sample, calls = engine.hands.sampler.sample, iter(range(10))
 
     def fail_second(pictures):
         if next(calls) == 1:
@@ -138,7 +139,7 @@ def test_a_stream_that_breaks_ends_with_an_error_event_and_frees_its_slots(make_
             raise RuntimeError("secret detail")
         return sample(pictures)
 
-    engine.sampler.sample = fail_second
+    engine.hands.sampler.sample = fail_second
 
     async def how(client: httpx.AsyncClient) -> None:
         events = await events_of(client, {"n": 70, "stream": True})
@@ -180,7 +181,7 @@ def clip_engine() -> Engine:
     network = tiny_model()
     able = capabilities_of(network, SPEC)
     info = ModelInfo("clips", "d" * 64, "rvae", SPEC, 0, 0, latent_dim=4, capabilities=able)
-    return Engine(network, info)
+    return Engine(HandsHere(network, info.spec), info)
 
 
 def test_a_model_of_clips_takes_latents_and_says_who_can_interpolate(make_engine):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,16 @@ from distgen.core.spec import ImageSpec
 from distgen.core.storage import Location, locate
 from distgen.models import GANConfig, build_networks
 from distgen.registry import ModelStore, load_bundle, write_bundle
-from distgen.serving.making.engine import Encoding, Engine, info_of, network_of
+from distgen.serving.making.engine import Engine, info_of, network_of
+from distgen.serving.making.loading import MakeEngine, load
 from distgen.serving.making.references import references
 from distgen.serving.making.sampler import Picture
 from distgen.serving.making.shelf import Shelf
+from distgen.serving.making.workshop.hands import HandsHere
+from distgen.serving.making.workshop.orders import Encoding
 
 SPEC = ImageSpec(height=16, width=16, mode="L", classes=("zero", "one", "two"))
 GAN = GANConfig(latent_dim=4, width=8, conditional=True)
-
-MAKE = partial(Engine, device="cpu", encoder_threads=1)
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -61,15 +62,17 @@ def store_of(folder: Path, versions: int, name: str = "digits") -> ModelStore:
     return store
 
 
-def shelf_of(store: ModelStore, *models: str, memory_bytes: int | None = None) -> Shelf:
-    """A shelf of these models, as a replica has it."""
-    return Shelf.of(references(models, str(store.root)), MAKE, memory_bytes)
+def shelf_of(
+    store: ModelStore, *models: str, memory_bytes: int | None = None, make: MakeEngine = load
+) -> Shelf:
+    """A shelf of these models, as a replica has it but for the process that draws."""
+    return Shelf.of(references(models, str(store.root)), make, memory_bytes)
 
 
 async def alone(place: Location, picture: Picture) -> bytes:
     """The file of a picture from an engine that nobody else asks."""
     loaded = load_bundle(place)
-    engine = Engine(network_of(loaded), info_of(loaded, created=0))
+    engine = Engine(HandsHere(network_of(loaded), loaded.spec), info_of(loaded, created=0))
     try:
         return (await engine.generate([picture], Encoding()))[0]
     finally:

@@ -73,6 +73,56 @@ def test_what_arrives_while_a_batch_runs_shares_the_next_one():
     asyncio.run(run())
 
 
+def test_a_batch_takes_half_of_what_several_callers_wait_for():
+    async def run() -> None:
+        gate = Gate()
+        batches = batcher(gate, max_batch=64)
+        first = asyncio.create_task(batches.submit([0]))
+        await gate.wait_until_busy()
+        others = [asyncio.create_task(batches.submit([i])) for i in range(1, 48)]
+        await asyncio.sleep(0)
+        for _ in range(9):
+            gate.open.release()
+        await asyncio.gather(first, *others)
+        # Of 48, 47, 31, 23, 15 and 7 that wait: half, as a power of two, and at least eight.
+        assert [len(batch) for batch in gate.batches][:3] == [1, 16, 16]
+        assert all(len(batch) <= 8 for batch in gate.batches[3:])
+        assert [item for batch in gate.batches for item in batch] == list(range(48))
+        await batches.close()
+
+    asyncio.run(run())
+
+
+def test_one_caller_alone_gets_whole_batches():
+    async def run() -> None:
+        gate = Gate()
+        gate.open = threading.Semaphore(9)
+        batches = batcher(gate, max_batch=64)
+        await batches.submit(list(range(40)))
+        assert [len(batch) for batch in gate.batches] == [40]
+        await batches.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("others", "begun"), [(7, 1), (8, 2), (30, 2)])
+def test_work_is_handed_over_ahead_only_in_full_batches(others: int, begun: int):
+    async def run() -> None:
+        gate = Gate()
+        batches = batcher(gate, max_batch=8, ahead=2)
+        tasks = [asyncio.create_task(batches.submit(list(range(8))))]
+        tasks += [asyncio.create_task(batches.submit([i])) for i in range(others)]
+        for _ in range(begun):
+            await gate.wait_until_busy()
+        await asyncio.sleep(0.05)
+        assert len(gate.batches) == begun
+        gate.open.release(99)
+        await asyncio.gather(*tasks)
+        await batches.close()
+
+    asyncio.run(run())
+
+
 def test_a_large_request_is_split_and_lets_small_ones_pass():
     async def run() -> None:
         gate = Gate()

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from distgen.models.latents import between, interpolate
-from distgen.serving.making.engine import Encoding
 from distgen.serving.making.sampler import Picture, Sampler, latents_for
+from distgen.serving.making.workshop.orders import Encoding
 
 
 def vector_of(seed: int, size: int = 16) -> tuple[float, ...]:
@@ -88,7 +88,7 @@ def test_a_film_shows_the_pictures_that_alone_are_files(make_engine, fmt, name):
         pictures = [Picture(seed, 2) for seed in range(5)]
         film = await engine.film(pictures, Encoding(fmt))
         await engine.close()
-        frames = engine.sampler.sample(pictures)
+        frames = engine.hands.sampler.sample(pictures)
         with Image.open(io.BytesIO(film)) as image:
             assert (image.format, image.n_frames) == (name, 5)
             for number, frame in enumerate(frames):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from distgen.serving.making.encode import encode
-from distgen.serving.making.engine import Encoding, Order, encode_orders
 from distgen.serving.making.sampler import Picture
+from distgen.serving.making.workshop.orders import Encoding, Order, write
 
 
 def _pixels(data: bytes) -> np.ndarray:
@@ -51,7 +51,7 @@ def test_orders_of_mixed_formats_keep_their_places():
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), dtype=np.uint8)
     formats = ["png", "jpeg", "jpeg", "webp", "png", "png"]
     orders = [Order(Picture(i), Encoding(fmt)) for i, fmt in enumerate(formats)]
-    files = encode_orders(orders, list(images))
+    files = write(orders, list(images))
     assert [Image.open(io.BytesIO(f)).format for f in files] == [f.upper() for f in formats]
     for index in (0, 4, 5):
         np.testing.assert_array_equal(_pixels(files[index]), images[index])

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from distgen.core.errors import UsageError
 from distgen.registry import ModelStore, load_bundle
-from distgen.serving.making import memory as memories
-from distgen.serving.making.engine import Encoding
-from distgen.serving.making.loading import outline
+from distgen.serving.making.engine import Engine
+from distgen.serving.making.loading import Outline, load, outline
 from distgen.serving.making.memory import UnloadableModelError
 from distgen.serving.making.references import Edition
 from distgen.serving.making.sampler import Picture
 from distgen.serving.making.shelf import Shelf
+from distgen.serving.making.workshop.orders import Encoding
 from tests.unit.serving.making.bundles import alone, bundle, in_loop, shelf_of, store_of
 
 PICTURE = Picture(seed=7, label=1)
@@ -68,21 +67,23 @@ async def test_the_least_recently_used_leaves_and_comes_back_with_the_same_bytes
 class Gate:
     """Loading as it is, counted, and begun when the gate is open."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.loads: list[str] = []
         self.open = threading.Event()
-        monkeypatch.setattr(memories, "load", partial(self._load, memories.load))
+        self.open.set()
 
-    def _load(self, load, wanted, make):
+    def __call__(self, wanted: Outline) -> Engine:
         self.loads.append(wanted.info.name)
         self.open.wait()
-        return load(wanted, make)
+        return load(wanted)
 
 
 @in_loop
-async def test_a_cold_model_is_loaded_once_and_others_answer_meanwhile(store, monkeypatch):
-    shelf = shelf_of(store, *NAMES, memory_bytes=int(2.5 * size_of(store)))
-    gate = Gate(monkeypatch)
+async def test_a_cold_model_is_loaded_once_and_others_answer_meanwhile(store):
+    gate = Gate()
+    shelf = shelf_of(store, *NAMES, memory_bytes=int(2.5 * size_of(store)), make=gate)
+    gate.open.clear()
+    gate.loads.clear()
     cold = [asyncio.create_task(ask(shelf, "c")) for _ in range(8)]
     while not gate.loads:
         await asyncio.sleep(0)

@@ -13,12 +13,12 @@ import pytest
 from distgen.core.spec import ImageSpec
 from distgen.registry.layout import MANIFEST
 from distgen.serving.making import spot as spots
-from distgen.serving.making.engine import Encoding
-from distgen.serving.making.loading import checked
+from distgen.serving.making.loading import checked, load
 from distgen.serving.making.references import references
 from distgen.serving.making.sampler import Picture
 from distgen.serving.making.shelf import Shelf, UnknownModelError
-from tests.unit.serving.making.bundles import MAKE, SPEC, alone, bundle, in_loop, shelf_of, store_of
+from distgen.serving.making.workshop.orders import Encoding
+from tests.unit.serving.making.bundles import SPEC, alone, bundle, in_loop, shelf_of, store_of
 
 PICTURE = Picture(seed=7, label=1)
 
@@ -144,7 +144,7 @@ async def test_a_replica_that_comes_late_serves_what_the_others_stayed_with(tmp_
     deployed = checked(references(["digits"], str(store.root)))
     other = SPEC.model_copy(update={"classes": ("a", "b", "c")})
     store.promote(bundle(tmp_path / "other", spec=other), "digits", force=True)
-    shelf = Shelf.of(deployed, MAKE)
+    shelf = Shelf.of(deployed, load)
     await shelf.look()
     assert (await ask(shelf))[0] == 1
     assert "does not fit" in shelf.problem()

@@ -1,0 +1,96 @@
+"""What draws and writes the pictures of one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from distgen.core.spec import ImageSpec
+from distgen.models.base import Sampler as ServedNetwork
+from distgen.serving.making.remaking import Edit, Remaker, Variation, can_remake
+from distgen.serving.making.sampler import Picture, Sampler, UInt8Images
+from distgen.serving.making.workshop.orders import Order, write
+
+_LARGEST_BATCH = {"cpu": 32}
+_LARGEST_BATCH_ELSEWHERE = 64
+
+Draft = Any
+"""A drawn picture on its way to a file: its pixels, or what stands for them elsewhere."""
+
+
+class Hands(Protocol):
+    """Draws and writes pictures; each method blocks, and may be called from several threads."""
+
+    @property
+    def largest_batch(self) -> int:
+        """The most pictures that are drawn at once."""
+        ...
+
+    @property
+    def can_remake(self) -> bool:
+        """Whether it makes variations and edits."""
+        ...
+
+    @property
+    def ahead(self) -> int:
+        """How many batches may be handed over before the first of them is drawn."""
+        ...
+
+    def draw(self, orders: Sequence[Order]) -> Sequence[Draft]:
+        """Run the network for pictures of seeds."""
+        ...
+
+    def redraw(self, orders: Sequence[Order]) -> Sequence[Draft]:
+        """Run it for variations and edits."""
+        ...
+
+    def write(self, orders: Sequence[Order], drafts: Sequence[Draft]) -> list[bytes]:
+        """The files of drawn pictures, in order."""
+        ...
+
+    def close(self) -> None:
+        """Let the network go."""
+        ...
+
+
+class HandsHere:
+    """Hands in this process.
+
+    Args:
+        network: The bundle's network.
+        spec: What its pictures are.
+        device: Where it runs.
+    """
+
+    ahead = 1
+
+    def __init__(self, network: ServedNetwork, spec: ImageSpec, device: str = "cpu") -> None:
+        self.sampler = Sampler(network, spec, device=device)
+        self._remaker = Remaker(self.sampler) if can_remake(network, spec) else None
+        # A batch is a moment at which requests can join: short ones keep latency down.
+        limit = _LARGEST_BATCH.get(device, _LARGEST_BATCH_ELSEWHERE)
+        self.largest_batch = min(max(8, self.sampler.largest_bucket), limit)
+        self.can_remake = self._remaker is not None
+
+    def draw(self, orders: Sequence[Order]) -> list[UInt8Images]:
+        """Pictures `[H, W, C]` or clips, in order."""
+        pictures = [order.picture for order in orders if isinstance(order.picture, Picture)]
+        return list(self.sampler.sample(pictures))
+
+    def redraw(self, orders: Sequence[Order]) -> list[UInt8Images]:
+        """Pictures `[H, W, C]`, in order.
+
+        Raises:
+            TypeError: The model cannot read pictures.
+        """
+        if self._remaker is None:
+            raise TypeError("this model makes pictures of seeds only")
+        wanted = [o.picture for o in orders if isinstance(o.picture, Variation | Edit)]
+        return self._remaker.remake(wanted)
+
+    def write(self, orders: Sequence[Order], drafts: Sequence[UInt8Images]) -> list[bytes]:
+        """Their files."""
+        return write(orders, drafts)
+
+    def close(self) -> None:
+        """Nothing: the network goes with its last reference."""

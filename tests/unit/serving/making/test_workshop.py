@@ -1,0 +1,159 @@
+"""Pictures drawn in a process of their own are those drawn here; nobody waits for a dead one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from distgen.core.errors import DataError
+from distgen.core.spec import ImageSpec
+from distgen.core.storage import Location, locate
+from distgen.models import VAEConfig, build_networks
+from distgen.registry import write_bundle
+from distgen.serving.making.engine import Engine
+from distgen.serving.making.loading import load, outline
+from distgen.serving.making.references import Edition
+from distgen.serving.making.remaking import Edit, Variation
+from distgen.serving.making.sampler import Picture
+from distgen.serving.making.workshop.apart import Workshop, WorkshopLostError
+from distgen.serving.making.workshop.orders import RAW, Encoding
+from tests.unit.serving.making.bundles import bundle, in_loop
+
+PICTURES = [Picture(seed, seed % 3) for seed in range(21)]
+PNG = Encoding()
+
+
+@pytest.fixture(scope="module")
+def workshop() -> Iterator[Workshop]:
+    made = Workshop()
+    yield made
+    made.close()
+
+
+def edition(place: Location) -> Edition:
+    return Edition(place.url)
+
+
+async def all_of(engine: Engine, pictures=PICTURES, encoding: Encoding = PNG) -> list[bytes]:
+    try:
+        return await engine.generate(pictures, encoding)
+    finally:
+        await engine.close()
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("encoding", [PNG, RAW, Encoding("jpeg", 80)], ids=lambda e: e.format)
+def test_the_files_are_those_made_here(tmp_path: Path, threads: int, encoding: Encoding) -> None:
+    wanted = outline(edition(bundle(tmp_path / "b")), "digits")
+    apart = Workshop(encoder_threads=threads)
+    try:
+        files = asyncio.run(all_of(apart.load(wanted), encoding=encoding))
+    finally:
+        apart.close()
+    assert files == asyncio.run(all_of(load(wanted), encoding=encoding))
+    assert len(set(files)) == len(PICTURES)
+
+
+def test_pictures_are_remade_as_here(tmp_path: Path, workshop: Workshop) -> None:
+    spec = ImageSpec(height=16, width=16, mode="L")
+    config = VAEConfig(latent_dim=4, width=8)
+    torch.manual_seed(0)
+    write_bundle(
+        locate(tmp_path / "vae"),
+        model_config=config,
+        spec=spec,
+        state=build_networks(config, spec)["model"].state_dict(),
+        card=None,
+        samples_png=None,
+        name="vae",
+        images_seen=1,
+    )
+    pixels, hole = bytes(range(256)), bytes(128) + b"\1" * 128
+    wanted = [Variation(1, pixels, 0.5), Edit(2, pixels, hole)]
+    place = outline(edition(locate(tmp_path / "vae")), "vae")
+    engine = workshop.load(place)
+    assert engine.info.capabilities == load(place).info.capabilities
+    assert asyncio.run(all_of(engine, wanted)) == asyncio.run(all_of(load(place), wanted))
+
+
+@in_loop
+async def test_models_come_and_go_beside_one_another(tmp_path, workshop):
+    first, second = (outline(edition(bundle(tmp_path / str(n), n)), "digits") for n in range(2))
+    one, other = workshop.load(first), workshop.load(second)
+    files = await all_of(one)
+    assert files == await all_of(load(first))
+    assert await all_of(other) == await all_of(load(second)) != files
+    assert await all_of(workshop.load(first)) == files
+
+
+def test_a_damaged_bundle_is_refused_as_here(tmp_path: Path, workshop: Workshop) -> None:
+    place = bundle(tmp_path / "b")
+    wanted = outline(edition(place), "digits")
+    weights = tmp_path / "b" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(DataError) as here:
+        load(wanted)
+    with pytest.raises(DataError) as there:
+        workshop.load(wanted)
+    assert str(there.value) == str(here.value)
+
+
+@in_loop
+async def test_what_fails_there_fails_its_own_request(tmp_path, workshop):
+    engine = workshop.load(outline(edition(bundle(tmp_path / "b")), "digits"))
+    with pytest.raises(ValueError, match="broadcast"):
+        await engine.generate([Picture(0, 0, latents=(1.0,) * 3)], PNG)
+    assert len(await all_of(engine)) == len(PICTURES)
+
+
+@in_loop
+async def test_a_killed_process_is_told_of_and_nobody_waits_for_it(tmp_path):
+    lost = threading.Event()
+    workshop = Workshop(lost=lost.set)
+    engine = workshop.load(outline(edition(bundle(tmp_path / "b")), "digits"))
+    os.kill(workshop.pid, signal.SIGSTOP)
+    waiting = asyncio.create_task(engine.generate(PICTURES, PNG))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    os.kill(workshop.pid, signal.SIGKILL)
+    with pytest.raises(WorkshopLostError, match="-9"):
+        await waiting
+    assert await asyncio.to_thread(lost.wait, 30)
+    with pytest.raises(WorkshopLostError):
+        await engine.generate(PICTURES, PNG)
+    await engine.close()
+
+
+def test_closing_is_no_loss(tmp_path: Path) -> None:
+    lost = threading.Event()
+    workshop = Workshop(lost=lost.set)
+    workshop.close()
+    assert not psutil.pid_exists(workshop.pid)
+    assert not lost.is_set()
+
+
+OWNER = """
+import time
+from distgen.serving.making.workshop.apart import Workshop
+print(Workshop().pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_process_ends_with_its_owner_however_that_ends() -> None:
+    with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        process = psutil.Process(int(owner.stdout.readline()))
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+        process.wait(30)
