@@ -217,7 +217,8 @@ def test_a_rank_runs_out_of_memory(
     tried.until_the_middle()
     with inflict.short_of_memory(inflict.pid_of(tried.run, 0)):
         tried.run.waits(lambda: tried.run.events("workers lost"), "the kernel to end the rank")
-        survived(tried.finish("workers lost"), tried.every)
+        # A rank that is short of memory writes slowly: the checkpoint that it was at is lost, too.
+        survived(tried.finish("workers lost"), 2 * tried.every)
 
 
 def test_clocks_jump(

@@ -137,8 +137,8 @@ def test_prometheus_sees_a_run_by_its_rules_and_misses_it_when_its_driver_dies(
     wait_for(lambda: len(ask(f"ray_distgen_train_shm_used_ratio{of_run}")) == 2)
     wait_for(lambda: events(ask, RUN) >= {"started", "workers running", "checkpoint"})
     assert value(ask('count(up{job="ray"} == 0) or vector(0)')) == 0
-    assert ask("node:distgen_disk_used:ratio")
-    assert ask("node:distgen_object_store_used:ratio")
+    wait_for(lambda: ask("node:distgen_disk_used:ratio"))
+    wait_for(lambda: ask("node:distgen_object_store_used:ratio"))
     assert not ask('{otel_scope_name!=""}'), "what is the same everywhere is dropped"
 
     os.kill(driver.pid, signal.SIGKILL)
