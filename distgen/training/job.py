@@ -55,7 +55,8 @@ class TrainingConfig(Config):
     seed: NonNegativeInt = 0
     """Seed of initial weights, data order and noise."""
     checkpoint_every: PositiveInt = 50_000
-    """Images between checkpoints: the most that a fault can cost."""
+    """Images between checkpoints: the most that a fault can cost, beside those that are trained
+    while a checkpoint is being written."""
     evaluate_every: PositiveInt = 100_000
     """Images between quality cards; there is always one at the end."""
     log_every: PositiveInt | None = None
