@@ -7,6 +7,7 @@ as its `import_path`.
 from __future__ import annotations
 
 import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from distgen.serving.making.loading import checked
 from distgen.serving.making.references import Reference, references
 from distgen.serving.making.shelf import Shelf
 from distgen.serving.making.workshop.apart import Workshop
+
+_SWITCH_S = 0.0005
 
 DEPLOYMENT = "images"
 """The deployment's name, under which a Serve config file gives it replicas and GPUs."""
@@ -97,6 +100,9 @@ class _Replica:
         memory_bytes: int | None = None,
         keys: str | None = None,
     ) -> None:
+        # Threads that hand batches over wait for the event loop to let go of the interpreter; at
+        # Python's own 5 ms the network would have nothing to do meanwhile.
+        sys.setswitchinterval(_SWITCH_S)
         replica = ray.get_runtime_context().get_actor_id()[:8]
         self._terms = report(replica)
         self._keys = None if keys is None else Keyring(Path(keys))
