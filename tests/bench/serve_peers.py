@@ -26,7 +26,7 @@ from distgen.core.storage import locate
 from distgen.launch.cluster import connect
 from distgen.serving.deploy.endpoint import running
 
-SIDE = Path(__file__).with_name("serve_peers_side.py")
+SIDES = {"plain": "serve_peers_side.py", "litserve": "serve_peers_lit.py"}
 
 
 @contextmanager
@@ -35,7 +35,9 @@ def beside(python: str, kind: str, bundle: str, log: Path) -> Iterator[str]:
     port = free_port()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [python, str(SIDE), kind, str(port), bundle], stdout=output, stderr=output
+            [python, str(Path(__file__).with_name(SIDES[kind])), str(port), bundle],
+            stdout=output,
+            stderr=output,
         )
     url = f"http://127.0.0.1:{port}"
     try:

@@ -1,6 +1,6 @@
-"""The other sides of `serve_peers.py`: python serve_peers_side.py plain|litserve PORT BUNDLE
+"""Another side of `serve_peers.py`, plain Ray Serve: python serve_peers_side.py PORT BUNDLE
 
-Both run the bundle's network on one thread in batches of up to 32, write PNGs with distgen's own
+All run the bundle's network on one thread in batches of up to 32, write PNGs with distgen's own
 encoder, and answer in the shape of the OpenAI Images API: what differs is who carries the request.
 """
 
@@ -49,6 +49,7 @@ def plain(port: int, bundle: str) -> None:
     import ray
     from ray import serve
     from starlette.requests import Request
+    from starlette.responses import JSONResponse
 
     @serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 1})
     class Images:
@@ -59,8 +60,9 @@ def plain(port: int, bundle: str) -> None:
         async def make(self, seeds: list[int]) -> list[bytes]:
             return self._model.pictures(seeds)
 
-        async def __call__(self, request: Request) -> dict[str, Any]:
-            return answer(await self.make((await request.json())["seed"]))
+        async def __call__(self, request: Request) -> JSONResponse:
+            # Not a mapping: of that Serve makes an answer without a length, in parts.
+            return JSONResponse(answer(await self.make((await request.json())["seed"])))
 
     ray.init(address="local", include_dashboard=False, num_cpus=2)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
@@ -69,33 +71,5 @@ def plain(port: int, bundle: str) -> None:
         time.sleep(60)
 
 
-def lit(port: int, bundle: str) -> None:
-    import litserve
-
-    class Images(litserve.LitAPI):
-        def setup(self, device: str) -> None:
-            self._model = Model(bundle)
-
-        def decode_request(self, request: dict[str, Any]) -> int:
-            return int(request["seed"])
-
-        def batch(self, inputs: list[int]) -> list[int]:
-            return inputs
-
-        def predict(self, seeds: list[int]) -> list[bytes]:
-            return self._model.pictures(seeds)
-
-        def unbatch(self, output: list[bytes]) -> list[bytes]:
-            return output
-
-        def encode_response(self, output: bytes) -> dict[str, Any]:
-            return answer(output)
-
-    api = Images(max_batch_size=BATCH, batch_timeout=WAIT_S, api_path="/v1/images/generations")
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
-    server.run(port=port, host="127.0.0.1", generate_client_file=False, log_level="warning")
-
-
 if __name__ == "__main__":
-    kind, port, bundle = sys.argv[1:]
-    {"plain": plain, "litserve": lit}[kind](int(port), bundle)
+    plain(int(sys.argv[1]), sys.argv[2])
