@@ -25,7 +25,7 @@ def resolve_model(text: str, root: str = "models") -> Location:
             are told.
     """
     place = locate(text)
-    if (found := _bundle_in(place)) is not None:
+    if (found := bundle_in(place)) is not None:
         return found
     store = ModelStore(root)
     if _is_in(store, text):
@@ -49,10 +49,11 @@ def resolve_model(text: str, root: str = "models") -> Location:
 
 def is_store_name(text: str, root: str = "models") -> bool:
     """Whether MODEL is the name of something in the store, and not a run or a bundle."""
-    return _bundle_in(locate(text)) is None and _is_in(ModelStore(root), text)
+    return bundle_in(locate(text)) is None and _is_in(ModelStore(root), text)
 
 
-def _bundle_in(place: Location) -> Location | None:
+def bundle_in(place: Location) -> Location | None:
+    """The bundle of a run's folder, or the bundle that the place itself is; None: there is none."""
     found = (folder for folder in (place / "bundle", place) if (folder / MANIFEST).is_file())
     return next(found, None)
 

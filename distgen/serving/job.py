@@ -12,6 +12,7 @@ from distgen.core.config import Config
 from distgen.core.sizes import Bytes
 from distgen.core.storage import locate
 from distgen.registry.layout import Name
+from distgen.registry.resolve import bundle_in
 from distgen.serving.making.references import split_name
 
 Replicas = PositiveInt | tuple[PositiveInt, PositiveInt]
@@ -105,7 +106,7 @@ def with_absolute_paths(job: ServeJob) -> ServeJob:
 
     def absolute(model: str) -> str:
         name, text = split_name(model)
-        if "://" in text or ("/" not in text and not Path(text).exists()):
+        if "://" in text or ("/" not in text and bundle_in(locate(text)) is None):
             return model  # a URL; or a name in a store, which may be the cluster's
         return f"{name}={locate(text).url}" if name else locate(text).url
 

@@ -368,7 +368,7 @@ def main() -> None:
     parser.add_argument("--factor", type=float, default=10.0, help="overload: over its capacity")
     parser.add_argument("--seconds", type=float, help="overload: 60, kill: 120")
     parser.add_argument("--deadline", type=float, default=2.0, help="overload: of each, in seconds")
-    parser.add_argument("--pictures", type=int, default=16, help="overload: of each request")
+    parser.add_argument("--pictures", type=int, default=64, help="overload: of each request")
     parser.add_argument("--clients", type=int, default=10_000, help="disconnect: that hang up")
     parser.add_argument("--every", type=float, help="seconds between kills (5) or swaps (20)")
     parser.add_argument("--kill", help="kill: a command that kills a replica, for --url")

@@ -69,12 +69,14 @@ def test_paths_are_made_absolute_and_names_of_the_store_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "here").mkdir()
-    models = ["here", "x=runs/a", "s3://bucket/run", "fashion@canary", "shoes=fashion:3"]
+    bundle(tmp_path / "here" / "bundle")
+    (tmp_path / "fashion").mkdir()  # of pictures, say
+    models = ["here", "fashion", "x=runs/a", "s3://bucket/run", "fashion@canary", "shoes=fashion:3"]
     job = with_absolute_paths(job_of(models=models, root="kept", keys="k.json"))
     here = str(tmp_path)
     assert job.all_models == (
         f"{here}/here",
+        "fashion",
         f"x={here}/runs/a",
         "s3://bucket/run",
         "fashion@canary",
