@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distgen.serving.deploy.endpoint import APPLICATION
-from distgen.serving.deploy.replica import DEPLOYMENT, scaling
+from distgen.serving.deploy.scaling import APPLICATION, DEPLOYMENT, scaling
 from distgen.serving.http.gate.needed import require_keys
 from distgen.serving.job import ServeJob
 

@@ -19,12 +19,12 @@ from distgen.core.ports import free_port, is_free, is_loopback, is_own, url_of
 from distgen.core.storage import Location
 from distgen.launch.cluster import Room, connect, slots
 from distgen.serving.deploy.environment import passed_on, serve_environment
+from distgen.serving.deploy.scaling import APPLICATION, scaling
 from distgen.serving.http.gate.needed import require_keys
 from distgen.serving.job import Replicas, fewest
 from distgen.serving.making.loading import checked
 from distgen.serving.making.references import Reference, references
 
-APPLICATION = "distgen"
 START_TIMEOUT_S = 150.0
 """How long replicas may take to find a place, load the model and answer."""
 STOP_TIMEOUT_S = 60.0
@@ -294,7 +294,7 @@ class _Launcher:
         from ray import serve
 
         # Here and not above: Serve reads the environment, which this process has from its start.
-        from distgen.serving.deploy.replica import deployment, scaling
+        from distgen.serving.deploy.replica import deployment
 
         deadline = time.monotonic() + timeout_s
         replicas = deployment(

@@ -19,9 +19,10 @@ from ray.serve.schema import LoggingConfig
 from distgen.core.config import parse
 from distgen.launch.monitoring import watch_queue
 from distgen.serving.deploy.reporting import report
+from distgen.serving.deploy.scaling import DEPLOYMENT
 from distgen.serving.http.app import create_app
 from distgen.serving.http.gate.keyring import Keyring
-from distgen.serving.job import EndpointConfig, Replicas
+from distgen.serving.job import EndpointConfig
 from distgen.serving.making.engine import MAX_WAITING
 from distgen.serving.making.loading import checked
 from distgen.serving.making.references import Reference, references
@@ -29,9 +30,6 @@ from distgen.serving.making.shelf import Shelf
 from distgen.serving.making.workshop.apart import Workshop
 
 _SWITCH_S = 0.0005
-
-DEPLOYMENT = "images"
-"""The deployment's name, under which a Serve config file gives it replicas and GPUs."""
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
@@ -50,25 +48,6 @@ def build(arguments: dict[str, Any]) -> serve.Application:
     if config.keys is not None:
         Keyring(Path(config.keys))
     return deployment().bind(served, config.memory, config.keys)
-
-
-def scaling(replicas: Replicas) -> dict[str, Any]:
-    """How many replicas there are, in the words of a Serve deployment."""
-    if isinstance(replicas, int):
-        return {"num_replicas": replicas}
-    fewest, most = replicas
-    return {
-        "autoscaling_config": {
-            "min_replicas": fewest,
-            "max_replicas": most,
-            # Half of them are drawn while the others are read and answered: more would only wait.
-            "target_ongoing_requests": 32,
-            # A replica takes seconds to load its models; load that comes back would miss it.
-            "look_back_period_s": 10,
-            "upscale_delay_s": 10,
-            "downscale_delay_s": 300,
-        }
-    }
 
 
 def deployment(**options: Any) -> serve.Deployment:

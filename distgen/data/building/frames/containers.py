@@ -171,14 +171,13 @@ def _element(file: BinaryIO, place: int, end: int, live: bool) -> _Element:
     name = first + file.read(8 - first[0].bit_length())
     length = _read_length(file)
     begin = file.tell()
+    is_cut = begin >= end if length is None else begin + length > end
+    if is_cut and live:  # the recording broke off here
+        return _Element(place, name if name == _CLUSTER else _VOID, begin, end)
+    if is_cut or (length is None and name != _CLUSTER):
+        raise BrokenError(place)
     if length is None:
-        if name != _CLUSTER:
-            raise BrokenError(place)
         return _Element(place, name, begin, None)
-    if begin + length > end:
-        if not live:
-            raise BrokenError(place)
-        length = end - begin  # the recording broke off here
     return _Element(place, name, begin, begin + length)
 
 

@@ -14,7 +14,7 @@ from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from distgen.core.errors import DataError, UsageError
 from distgen.core.storage import locate
 from distgen.registry import write_bundle
-from distgen.serving.deploy.replica import DEPLOYMENT
+from distgen.serving.deploy.scaling import DEPLOYMENT
 from distgen.serving.http.gate.keyfile import add
 from distgen.serving.making.engine import MAX_WAITING
 from tests.unit.registry.small_bundles import GAN, SPEC, state_of
