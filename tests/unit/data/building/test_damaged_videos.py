@@ -25,7 +25,7 @@ CONTAINERS = ["mp4", "mov", "mkv", "webm", "avi"]
 
 def plain(path: Path, count: int = 40) -> Path:
     codec = ("libvpx-vp9", "yuv420p") if path.suffix == ".webm" else ("libx264", "yuv420p")
-    fast = {"deadline": "realtime", "cpu-used": "8"} if path.suffix == ".webm" else {}
+    fast = {"deadline": "good", "cpu-used": "5"} if path.suffix == ".webm" else {}
     codec = ("mpeg4", "yuv420p") if path.suffix == ".avi" else codec
     return write(path, moving(count), codec, fast)
 
