@@ -272,19 +272,7 @@ def _job(context: typer.Context, models: Sequence[str], **given: Any) -> ServeJo
         given["replicas"] = parse_replicas(given["replicas"])
     except ValueError as error:
         raise UsageError(f"{error}.", where="--replicas", remedy="--replicas 2") from error
-    if given["memory"] is not None:
-        _require_size(given["memory"])
     return parse(ServeJob, {"models": [*models], **given}, "distgen serve")
-
-
-def _require_size(memory: str) -> None:
-    from distgen.core.errors import UsageError
-    from distgen.core.sizes import parse_bytes
-
-    try:
-        parse_bytes(memory)
-    except ValueError as error:
-        raise UsageError(f"{error}.", where="--memory", remedy="--memory 2GiB") from error
 
 
 def _inspected(reference: Reference) -> BundleInfo:

@@ -78,11 +78,6 @@ class ServeJob(EndpointConfig):
         return f"{self.host}:{self.port}"
 
 
-def most(replicas: Replicas) -> int:
-    """The largest number of replicas that there may be."""
-    return replicas if isinstance(replicas, int) else replicas[1]
-
-
 def fewest(replicas: Replicas) -> int:
     """The number of replicas that there are at least."""
     return replicas if isinstance(replicas, int) else replicas[0]

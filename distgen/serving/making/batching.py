@@ -69,10 +69,10 @@ class _Job(Generic[Item, Result]):
 class Batcher(Generic[Item, Draft, Result]):
     """Gathers the items of concurrent requests into batches, and makes them in two steps.
 
-    `work` runs a batch at a time, unless it is `ahead`; `finish` follows in other threads while the
-    next batch runs. Requests take turns: each gets an equal part of a batch, so that a small one
-    does not wait for a large one. Whoever is cancelled, or whose deadline passes, leaves the queue
-    at once; what a batch already holds of it is made and thrown away.
+    `work` runs a batch at a time, unless it is `ahead`; `finish` follows in another thread while
+    the next batch runs. Requests take turns: each gets an equal part of a batch, so that a small
+    one does not wait for a large one. Whoever is cancelled, or whose deadline passes, leaves the
+    queue at once; what a batch already holds of it is made and thrown away.
 
     Args:
         work: Called with at most `max_batch` items; returns one draft per item.
@@ -80,7 +80,6 @@ class Batcher(Generic[Item, Draft, Result]):
         max_batch: The most items in a batch.
         max_waiting: Items that may wait or run; a request beyond is refused.
         ahead: Calls of `work` at once, each in a thread; beyond the first only with full batches.
-        finish_threads: Threads that share the finishing of a batch.
         name: What meters know it by.
     """
 
@@ -92,7 +91,6 @@ class Batcher(Generic[Item, Draft, Result]):
         max_batch: int,
         max_waiting: int,
         ahead: int = 1,
-        finish_threads: int = 1,
         name: str = "",
     ) -> None:
         self.name = name
@@ -103,10 +101,9 @@ class Batcher(Generic[Item, Draft, Result]):
         self._finish = finish
         self._max_batch = max_batch
         self._ahead = ahead
-        self._finish_threads = finish_threads
         self._queue: deque[_Job[Item, Result]] = deque()
         self._worker = ThreadPoolExecutor(ahead, thread_name_prefix="batches")
-        self._finishers = ThreadPoolExecutor(finish_threads, thread_name_prefix="finish")
+        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finish")
         self._running: asyncio.Task[None] | None = None
         self._finishing: set[asyncio.Task[None]] = set()
         self._items_per_s = 0.0
@@ -177,7 +174,7 @@ class Batcher(Generic[Item, Draft, Result]):
             await self._running
         await asyncio.gather(*self._finishing)
         self._worker.shutdown()
-        self._finishers.shutdown()
+        self._finisher.shutdown()
 
     async def _run(self) -> None:
         # Requests whose bytes have just arrived are parsed first, and join this batch.
@@ -255,19 +252,11 @@ class Batcher(Generic[Item, Draft, Result]):
         drafts: Sequence[Draft],
     ) -> None:
         loop = asyncio.get_running_loop()
-        size = math.ceil(len(items) / self._finish_threads)
-        parts = [slice(start, start + size) for start in range(0, len(items), size)]
         try:
-            finished = await asyncio.gather(
-                *(
-                    loop.run_in_executor(self._finishers, self._finish, items[part], drafts[part])
-                    for part in parts
-                )
-            )
+            results = await loop.run_in_executor(self._finisher, self._finish, items, drafts)
         except Exception as error:
             self._fail(batch, error)
             return
-        results = [result for part in finished for result in part]
         self.waiting -= len(batch)
         for (job, index), result in zip(batch, results, strict=True):
             job.results[index] = result

@@ -114,7 +114,6 @@ class Engine:
         hands: What draws and writes them.
         info: What the endpoint says of the model.
         max_waiting: Pictures that may wait or run before requests are refused.
-        encoder_threads: Threads that write while the next batch is drawn.
     """
 
     def __init__(
@@ -123,7 +122,6 @@ class Engine:
         info: ModelInfo,
         *,
         max_waiting: int = MAX_WAITING,
-        encoder_threads: int = 1,
     ) -> None:
         self.info = info
         self.hands = hands
@@ -133,7 +131,6 @@ class Engine:
             max_batch=hands.largest_batch,
             max_waiting=max_waiting,
             ahead=hands.ahead,
-            finish_threads=encoder_threads,
             name=info.name,
         )
         self._remakes: Batcher[Order, Draft, bytes] | None = None

@@ -89,16 +89,6 @@ Raises:
 """
 
 
-def load(wanted: Outline, device: str = "cpu", encoder_threads: int = 1) -> Engine:
-    """The engine of an edition, in this process.
-
-    Raises:
-        DataError: The bundle is damaged, or is another by now.
-    """
-    hands, info = open_hands(wanted, device)
-    return Engine(hands, info, encoder_threads=encoder_threads)
-
-
 def open_hands(wanted: Outline, device: str) -> tuple[HandsHere, ModelInfo]:
     """The network of an edition: every byte checked, buckets probed, one picture made.
 

@@ -11,9 +11,6 @@ from distgen.serving.making.remaking import Edit, Remaker, Variation, can_remake
 from distgen.serving.making.sampler import Picture, Sampler, UInt8Images
 from distgen.serving.making.workshop.orders import Order, write
 
-_LARGEST_BATCH = {"cpu": 32}
-_LARGEST_BATCH_ELSEWHERE = 64
-
 Draft = Any
 """A drawn picture on its way to a file: its pixels, or what stands for them elsewhere."""
 
@@ -68,7 +65,7 @@ class HandsHere:
         self.sampler = Sampler(network, spec, device=device)
         self._remaker = Remaker(self.sampler) if can_remake(network, spec) else None
         # A batch is a moment at which requests can join: short ones keep latency down.
-        limit = _LARGEST_BATCH.get(device, _LARGEST_BATCH_ELSEWHERE)
+        limit = 32 if device == "cpu" else 64
         self.largest_batch = min(max(8, self.sampler.largest_bucket), limit)
         self.can_remake = self._remaker is not None
 

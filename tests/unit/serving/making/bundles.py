@@ -15,7 +15,7 @@ from distgen.core.storage import Location, locate
 from distgen.models import GANConfig, build_networks
 from distgen.registry import ModelStore, load_bundle, write_bundle
 from distgen.serving.making.engine import Engine, info_of, network_of
-from distgen.serving.making.loading import MakeEngine, load
+from distgen.serving.making.loading import MakeEngine, Outline, open_hands
 from distgen.serving.making.references import references
 from distgen.serving.making.sampler import Picture
 from distgen.serving.making.shelf import Shelf
@@ -60,6 +60,12 @@ def store_of(folder: Path, versions: int, name: str = "digits") -> ModelStore:
     for _ in range(versions - 1):
         store.rollback(name)
     return store
+
+
+def load(wanted: Outline) -> Engine:
+    """The engine of an edition, in this process."""
+    hands, info = open_hands(wanted, "cpu")
+    return Engine(hands, info)
 
 
 def shelf_of(

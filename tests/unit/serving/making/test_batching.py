@@ -43,10 +43,10 @@ def batcher(work, finish=add_one, max_batch=4, max_waiting=100, **options) -> Ba
     return Batcher(work, finish, max_batch=max_batch, max_waiting=max_waiting, **options)
 
 
-@pytest.mark.parametrize("finish_threads", [1, 3])
-def test_every_request_gets_its_own_results_in_order(finish_threads):
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_every_request_gets_its_own_results_in_order(ahead):
     async def run() -> None:
-        batches = batcher(times_ten, max_waiting=10_000, finish_threads=finish_threads)
+        batches = batcher(times_ten, max_waiting=10_000, ahead=ahead)
         requests = [list(range(start, start + start % 11)) for start in range(60)]
         answers = await asyncio.gather(*(batches.submit(request) for request in requests))
         assert answers == [[item * 10 + 1 for item in request] for request in requests]
@@ -84,9 +84,10 @@ def test_a_batch_takes_half_of_what_several_callers_wait_for():
         for _ in range(9):
             gate.open.release()
         await asyncio.gather(first, *others)
-        # Of 48, 47, 31, 23, 15 and 7 that wait: half, as a power of two, and at least eight.
-        assert [len(batch) for batch in gate.batches][:3] == [1, 16, 16]
-        assert all(len(batch) <= 8 for batch in gate.batches[3:])
+        # Half of 47 or 48, as a power of two; later ones depend on how many are finished by then.
+        sizes = [len(batch) for batch in gate.batches]
+        assert sizes[:2] == [1, 16]
+        assert max(sizes) == 16
         assert [item for batch in gate.batches for item in batch] == list(range(48))
         await batches.close()
 

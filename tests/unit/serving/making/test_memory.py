@@ -11,13 +11,13 @@ import pytest
 from distgen.core.errors import UsageError
 from distgen.registry import ModelStore, load_bundle
 from distgen.serving.making.engine import Engine
-from distgen.serving.making.loading import Outline, load, outline
+from distgen.serving.making.loading import Outline, outline
 from distgen.serving.making.memory import UnloadableModelError
 from distgen.serving.making.references import Edition
 from distgen.serving.making.sampler import Picture
 from distgen.serving.making.shelf import Shelf
 from distgen.serving.making.workshop.orders import Encoding
-from tests.unit.serving.making.bundles import alone, bundle, in_loop, shelf_of, store_of
+from tests.unit.serving.making.bundles import alone, bundle, in_loop, load, shelf_of, store_of
 
 PICTURE = Picture(seed=7, label=1)
 NAMES = ("a", "b", "c")

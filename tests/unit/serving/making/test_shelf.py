@@ -13,12 +13,12 @@ import pytest
 from distgen.core.spec import ImageSpec
 from distgen.registry.layout import MANIFEST
 from distgen.serving.making import spot as spots
-from distgen.serving.making.loading import checked, load
+from distgen.serving.making.loading import checked
 from distgen.serving.making.references import references
 from distgen.serving.making.sampler import Picture
 from distgen.serving.making.shelf import Shelf, UnknownModelError
 from distgen.serving.making.workshop.orders import Encoding
-from tests.unit.serving.making.bundles import SPEC, alone, bundle, in_loop, shelf_of, store_of
+from tests.unit.serving.making.bundles import SPEC, alone, bundle, in_loop, load, shelf_of, store_of
 
 PICTURE = Picture(seed=7, label=1)
 

@@ -21,13 +21,13 @@ from distgen.core.storage import Location, locate
 from distgen.models import VAEConfig, build_networks
 from distgen.registry import write_bundle
 from distgen.serving.making.engine import Engine
-from distgen.serving.making.loading import load, outline
+from distgen.serving.making.loading import outline
 from distgen.serving.making.references import Edition
 from distgen.serving.making.remaking import Edit, Variation
 from distgen.serving.making.sampler import Picture
 from distgen.serving.making.workshop.apart import Workshop, WorkshopLostError
 from distgen.serving.making.workshop.orders import RAW, Encoding
-from tests.unit.serving.making.bundles import bundle, in_loop
+from tests.unit.serving.making.bundles import bundle, in_loop, load
 
 PICTURES = [Picture(seed, seed % 3) for seed in range(21)]
 PNG = Encoding()
