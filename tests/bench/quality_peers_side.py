@@ -43,7 +43,12 @@ from quality_peers_kit import (
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-PACKAGES = {"torchgan": "torchgan", "mimicry": "torch-mimicry", "pythae": "pythae"}
+PACKAGES = {
+    "torchgan": "torchgan",
+    "mimicry": "torch-mimicry",
+    "pythae": "pythae",
+    "pythae-conv": "pythae",
+}
 DISCRIMINATOR_STEPS = 5
 
 
@@ -204,7 +209,9 @@ class TimedSet(Binarised):
 
 
 class Pythae:
-    """VAE with the package's convolutional networks for MNIST and a Bernoulli likelihood."""
+    """VAE with the package's default networks, dense ones, and a Bernoulli likelihood."""
+
+    convolutional = False
 
     def __init__(self, images_nhwc: np.ndarray, width: int, out: Path, ours: Ours | None) -> None:
         from pythae.models import VAE, VAEConfig
@@ -214,7 +221,9 @@ class Pythae:
         self.dataset: Any = Binarised(images_nhwc)
         self.out = out
         config = VAEConfig(input_dim=(1, 28, 28), latent_dim=self.width, reconstruction_loss="bce")
-        encoder, decoder = Encoder_Conv_VAE_MNIST(config), Decoder_Conv_AE_MNIST(config)
+        encoder, decoder = None, None
+        if self.convolutional:
+            encoder, decoder = Encoder_Conv_VAE_MNIST(config), Decoder_Conv_AE_MNIST(config)
         if ours:
             encoder, decoder = self._wrapped(ours)
         self.model = VAE(config, encoder, decoder)
@@ -284,7 +293,18 @@ class Pythae:
         decoder.save(str(out / "decoder.pt"))
 
 
-PEERS = {"torchgan": TorchGAN, "mimicry": Mimicry, "pythae": Pythae}
+class ConvolutionalPythae(Pythae):
+    """The same with the package's convolutional networks for MNIST, 17 million parameters."""
+
+    convolutional = True
+
+
+PEERS = {
+    "torchgan": TorchGAN,
+    "mimicry": Mimicry,
+    "pythae": Pythae,
+    "pythae-conv": ConvolutionalPythae,
+}
 
 
 def measure_speed(peer: Any, images_nhwc: np.ndarray, seconds: float) -> float:
