@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -18,9 +18,11 @@ from distgen.core.spec import ImageSpec
 from distgen.models import GANConfig, Sampler, build_networks
 from distgen.serving.http.app import create_app
 from distgen.serving.making.engine import Engine, ModelInfo
+from distgen.serving.making.references import references
 from distgen.serving.making.shelf import Shelf
 from distgen.serving.making.workshop.hands import HandsHere
-from tests.unit.serving.conftest import make_engine, make_network
+from tests.unit.serving.conftest import MODELS, make_engine, make_network
+from tests.unit.serving.making.bundles import bundle, load
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -62,11 +64,14 @@ def browser() -> Iterator[sync_api.Browser]:
 
 
 @pytest.fixture(scope="session")
-def endpoint(make_engine: Callable[..., Engine]) -> Iterator[str]:
-    """Two untrained models: a conditional GAN `fashion`, and a VAE `vae`."""
-    gan, vae = make_engine("conditional-gan"), make_engine("vae")
-    vae.info = replace(vae.info, name="vae")
-    with served(create_app(Shelf([gan, vae]))) as url:
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Two untrained models of bundles: a conditional GAN `fashion`, and a VAE `vae`."""
+    folder = tmp_path_factory.mktemp("bundles")
+    named = []
+    for name, key in (("fashion", "conditional-gan"), ("vae", "vae")):
+        config, spec = MODELS[key]
+        named.append(f"{name}={bundle(folder / name, spec=spec, model=config).url}")
+    with served(create_app(Shelf.of(references(named), load))) as url:
         yield url
 
 

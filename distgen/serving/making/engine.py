@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
 from distgen.core.spec import ImageSpec
 from distgen.metrics.animation import AnimationFormat, animate
@@ -62,9 +63,18 @@ class ModelInfo:
 
 def network_of(bundle: Bundle) -> ServedNetwork:
     """The bundle's network, as what it is: something that makes pictures."""
-    if not isinstance(bundle.model, ServedNetwork):
-        raise TypeError(f"{type(bundle.model).__name__} makes no pictures")
-    return bundle.model
+    return as_served(bundle.model)
+
+
+def as_served(model: nn.Module) -> ServedNetwork:
+    """The network, as something that makes pictures.
+
+    Raises:
+        TypeError: It makes none.
+    """
+    if not isinstance(model, ServedNetwork):
+        raise TypeError(f"{type(model).__name__} makes no pictures")
+    return model
 
 
 def capabilities_of(network: ServedNetwork, spec: ImageSpec) -> tuple[str, ...]:
@@ -85,22 +95,32 @@ def card_line(bundle: BundleInfo) -> str:
     return f"{card.headline_name} {card.headline:.2f} ({yardstick})"
 
 
-def info_of(bundle: Bundle, created: int) -> ModelInfo:
+def info_of(
+    bundle: BundleInfo,
+    network: ServedNetwork,
+    created: int,
+    *,
+    name: str | None = None,
+    version: int | None = None,
+) -> ModelInfo:
     """What an endpoint says of a bundle.
 
     Args:
-        bundle: The bundle, loaded.
+        bundle: The bundle.
+        network: Its network, which need not have weights.
         created: Unix time.
+        name: What clients call it; by default as its maker does.
+        version: Its number in the model store, where it comes from one.
     """
-    network = network_of(bundle)
     return ModelInfo(
-        name=bundle.name,
+        name=name or bundle.name,
         digest=bundle.digest,
         family=bundle.config.model.family,
         spec=bundle.spec,
         num_classes=network.num_classes,
         created=created,
         card=card_line(bundle),
+        version=version,
         latent_dim=network.latent_dim,
         leading_latents=leading_latents(bundle.card, network.latent_dim),
         capabilities=capabilities_of(network, bundle.spec),

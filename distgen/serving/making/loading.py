@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from distgen.core.errors import DataError, DistgenError, UsageError
-from distgen.models.base import Sampler as ServedNetwork
 from distgen.registry.bundle import inspect_bundle, load_bundle
 from distgen.registry.weights import expected_tensors, skeleton
 from distgen.serving.making.engine import (
     Engine,
     ModelInfo,
-    card_line,
+    as_served,
     info_of,
     network_of,
 )
@@ -40,18 +39,7 @@ def outline(edition: Edition, name: str) -> Outline:
     """
     bundle = inspect_bundle(edition.location)
     network = skeleton(bundle.config.model, bundle.config.image)
-    if not isinstance(network, ServedNetwork):
-        raise TypeError(f"{type(network).__name__} makes no pictures")
-    info = ModelInfo(
-        name=name,
-        digest=bundle.digest,
-        family=bundle.config.model.family,
-        spec=bundle.spec,
-        num_classes=network.num_classes,
-        created=int(time.time()),
-        card=card_line(bundle),
-        version=edition.version,
-    )
+    info = info_of(bundle, as_served(network), int(time.time()), name=name, version=edition.version)
     size = sum(tensor.bytes for tensor in expected_tensors(network).values())
     return Outline(edition, info, size)
 
@@ -89,7 +77,7 @@ Raises:
 """
 
 
-def open_hands(wanted: Outline, device: str) -> tuple[HandsHere, ModelInfo]:
+def open_hands(wanted: Outline, device: str) -> HandsHere:
     """The network of an edition: every byte checked, buckets probed, one picture made.
 
     Raises:
@@ -103,12 +91,9 @@ def open_hands(wanted: Outline, device: str) -> tuple[HandsHere, ModelInfo]:
             cause=f"its digest is {bundle.digest[:12]}, not {wanted.info.digest[:12]}",
             remedy="serve versions of the store, which never change: distgen models promote RUN",
         )
-    info = replace(
-        info_of(bundle, wanted.info.created), name=wanted.info.name, version=wanted.info.version
-    )
-    hands = HandsHere(network_of(bundle), info.spec, device)
-    hands.sampler.sample([Picture(seed=0, label=0 if info.num_classes else None)])
-    return hands, info
+    hands = HandsHere(network_of(bundle), bundle.spec, device)
+    hands.sampler.sample([Picture(seed=0, label=0 if wanted.info.num_classes else None)])
+    return hands
 
 
 def require_room(wanted: Outline, limit_bytes: int | None) -> None:

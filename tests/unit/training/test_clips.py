@@ -150,7 +150,8 @@ def test_resumed_equals_uninterrupted(make):
 
 def engine_of(run: RunFolder) -> Engine:
     bundle = load_bundle(run.bundle)
-    return Engine(HandsHere(network_of(bundle), bundle.spec), info_of(bundle, 0))
+    network = network_of(bundle)
+    return Engine(HandsHere(network, bundle.spec), info_of(bundle, network, 0))
 
 
 async def post(engine: Engine, **body: Any) -> tuple[int, dict[str, Any]]:

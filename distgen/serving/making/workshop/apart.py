@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-from distgen.serving.making.engine import Engine, ModelInfo
+from distgen.serving.making.engine import Engine
 from distgen.serving.making.loading import Outline
 from distgen.serving.making.workshop.orders import Order
 
@@ -37,7 +37,6 @@ class WorkshopLostError(RuntimeError):
 class Loaded:
     """What the process tells of a model that it has loaded."""
 
-    info: ModelInfo
     largest_batch: int
     can_remake: bool
 
@@ -104,7 +103,7 @@ class Workshop:
         """
         model = next(self._numbers)
         loaded: Loaded = self.ask("load", model, wanted).done.result()
-        return Engine(_HandsApart(self, model, loaded), loaded.info)
+        return Engine(_HandsApart(self, model, loaded), wanted.info)
 
     def ask(self, what: str, model: int, load: Any = None) -> Ticket:
         """Hand something over.

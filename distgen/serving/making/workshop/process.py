@@ -71,9 +71,9 @@ class Bench:
                 self._answer(number, "done", value)
 
     def _load(self, model: int, wanted: Outline) -> Loaded:
-        hands, info = open_hands(wanted, self._device)
+        hands = open_hands(wanted, self._device)
         self._models[model] = hands
-        return Loaded(info, hands.largest_batch, hands.can_remake)
+        return Loaded(hands.largest_batch, hands.can_remake)
 
     def _make(
         self, number: int, what: str, model: int, orders: Sequence[Order]

@@ -12,7 +12,7 @@ import torch
 
 from distgen.core.spec import ImageSpec
 from distgen.core.storage import Location, locate
-from distgen.models import GANConfig, build_networks
+from distgen.models import FAMILIES, GANConfig, ModelConfig, build_networks
 from distgen.registry import ModelStore, load_bundle, write_bundle
 from distgen.serving.making.engine import Engine, info_of, network_of
 from distgen.serving.making.loading import MakeEngine, Outline, open_hands
@@ -36,14 +36,20 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
     return run
 
 
-def bundle(folder: Path, seed: int = 0, spec: ImageSpec = SPEC, name: str = "digits") -> Location:
+def bundle(
+    folder: Path,
+    seed: int = 0,
+    spec: ImageSpec = SPEC,
+    name: str = "digits",
+    model: ModelConfig = GAN,
+) -> Location:
     """A bundle with random weights."""
     torch.manual_seed(seed)
     write_bundle(
         locate(folder),
-        model_config=GAN,
+        model_config=model,
         spec=spec,
-        state=build_networks(GAN, spec)["generator"].state_dict(),
+        state=build_networks(model, spec)[FAMILIES[model.family].served].state_dict(),
         card=None,
         samples_png=None,
         name=name,
@@ -64,8 +70,7 @@ def store_of(folder: Path, versions: int, name: str = "digits") -> ModelStore:
 
 def load(wanted: Outline) -> Engine:
     """The engine of an edition, in this process."""
-    hands, info = open_hands(wanted, "cpu")
-    return Engine(hands, info)
+    return Engine(open_hands(wanted, "cpu"), wanted.info)
 
 
 def shelf_of(
@@ -78,7 +83,8 @@ def shelf_of(
 async def alone(place: Location, picture: Picture) -> bytes:
     """The file of a picture from an engine that nobody else asks."""
     loaded = load_bundle(place)
-    engine = Engine(HandsHere(network_of(loaded), loaded.spec), info_of(loaded, created=0))
+    network = network_of(loaded)
+    engine = Engine(HandsHere(network, loaded.spec), info_of(loaded, network, created=0))
     try:
         return (await engine.generate([picture], Encoding()))[0]
     finally:

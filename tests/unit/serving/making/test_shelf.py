@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from distgen.core.spec import ImageSpec
+from distgen.models import VAEConfig
 from distgen.registry.layout import MANIFEST
 from distgen.serving.making import spot as spots
-from distgen.serving.making.loading import checked
+from distgen.serving.making.loading import checked, outline
 from distgen.serving.making.references import references
 from distgen.serving.making.sampler import Picture
 from distgen.serving.making.shelf import Shelf, UnknownModelError
@@ -66,6 +67,25 @@ async def test_a_request_in_flight_keeps_the_engine_it_was_lent(tmp_path: Path):
     await shelf.close()
     with pytest.raises(RuntimeError, match="shutdown"):
         await lent.generate([PICTURE], Encoding())  # nobody has it, so its threads have ended
+
+
+@in_loop
+async def test_a_model_is_described_in_full_before_and_after_it_is_loaded(tmp_path: Path):
+    bundle(tmp_path / "gan", spec=SPEC)
+    grey = ImageSpec(height=16, width=16, mode="L")
+    bundle(tmp_path / "vae", spec=grey, model=VAEConfig(latent_dim=20, width=8))
+    named = [f"{name}={tmp_path / name}" for name in ("gan", "vae")]
+    sizes = [outline(found.standing().champion, "x").memory_bytes for found in references(named)]
+    shelf = Shelf.of(references(named), load, max(sizes))
+    gan, vae = shelf.models()
+    assert (gan.latent_dim, gan.leading_latents) == (4, (0, 1, 2, 3))
+    assert gan.capabilities == ("generations", "stream", "interpolate")
+    assert (vae.latent_dim, vae.leading_latents) == (20, tuple(range(16)))
+    assert vae.capabilities == ("generations", "stream", "interpolate", "variations", "edits")
+    for name, info in (("vae", vae), ("gan", gan)):
+        async with shelf.lend(name) as engine:
+            assert engine.info == info == shelf.describe(name).info
+    await shelf.close()
 
 
 def half_written(place: Path) -> None:
