@@ -86,7 +86,7 @@ def _gan_step(job: TrainJob, networks: Mapping[str, nn.Module]) -> Step:
         with torch.no_grad():
             fake = generator(torch.randn(len(real), latent_dim), labels)
         both = torch.cat((real, fake)).requires_grad_()
-        scores = ddp_discriminator(both, labels.repeat(2))
+        scores = ddp_discriminator(both, labels.repeat(2), sets=2)
         real_scores, fake_scores = scores.chunk(2)
         (gradients,) = torch.autograd.grad(scores.sum(), both, create_graph=True)
         real_norms, fake_norms = gradients.square().flatten(1).sum(1).chunk(2)

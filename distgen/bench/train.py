@@ -81,6 +81,11 @@ def _refuse_unknown(job: TrainJob, images: int) -> None:
             f"The hand-written loop has no {job.objective.kind} objective.",
             remedy="measure with objective.kind=relativistic, or a VAE's or RVAE's job",
         )
+    if job.training.accumulate > 1 or getattr(job.objective, "augmentation", None):
+        raise UsageError(
+            "The hand-written loop takes whole steps and changes no pictures.",
+            remedy="measure with training.accumulate=1, and without objective.augmentation",
+        )
     if job.scaling.gpus_per_worker:
         raise UsageError("The hand-written loop runs on CPUs.", remedy="scaling.gpus_per_worker=0")
     if images < job.training.batch_size:

@@ -51,7 +51,7 @@ def train(
         turn = None if dry_run else stack.enter_context(_submitted_turn(raw, job_file))
         job = parse_job(raw, job_file, "train")  # from here on torch is in memory
         if dry_run:
-            _describe(job)
+            _describe(job, fresh=fresh)
             return
         outcome = run(job, address=address, fresh=fresh, turn=turn)
     if as_json:
@@ -136,19 +136,22 @@ def run(
         )
 
 
-def _describe(job: TrainJob) -> None:
-    from distgen.data import has_split, open_shard_set
-    from distgen.models import build_networks
+def _describe(job: TrainJob, *, fresh: bool) -> None:
+    from distgen.data import has_split
+    from distgen.models import sketch_networks
+    from distgen.training.run import RunFolder, open_pictures, refuse_if_different
 
-    shard_set = open_shard_set(job.data.shards, "train")
-    networks = build_networks(job.model, shard_set.spec)
-    spec = shard_set.spec
+    pictures = open_pictures(job)
+    if not fresh:
+        refuse_if_different(RunFolder(job.location), job, pictures.fingerprint)
+    spec = pictures.spec
+    networks = sketch_networks(job.model, spec)
     steps = -(-job.training.images // job.training.batch_size)
-    epochs = job.training.images / shard_set.num_samples
+    epochs = job.training.images / pictures.num_samples
     held_out = "a test split" if has_split(job.data.shards, "test") else "no test split"
     console.print(strong(job.name, f" would be trained into {job.location}"))
     console.print(
-        f"  data      {shard_set.num_samples:,} pictures, {spec.width}x{spec.height} {spec.mode}, "
+        f"  data      {pictures.num_samples:,} {spec.samples_text}, "
         f"{spec.num_classes} classes, {held_out}"
     )
     for name, network in networks.items():

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Tag, ValidationError, field_validator
 
 from distgen.core.errors import UsageError, did_you_mean
 from distgen.core.secrets import shielded
 
 MAX_JOB_FILE_BYTES = 1 << 20
+_LARGEST = 1e30
+"""Far beyond it float32 ends, and with it what networks are computed in."""
 
 # The loader lets through what Python says of values that only look right (a 99th of May, `!!int x`)
 # and of nesting without end.
@@ -34,6 +36,13 @@ class Config(BaseModel):
         validate_default=True,
         allow_inf_nan=False,
     )
+
+    @field_validator("*")
+    @classmethod
+    def _within_float32(cls, value: Any) -> Any:
+        if isinstance(value, float) and abs(value) > _LARGEST:
+            raise ValueError(f"at most {_LARGEST:g} either way")
+        return value
 
 
 class _Loader(yaml.SafeLoader):

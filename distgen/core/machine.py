@@ -63,6 +63,25 @@ def storage_disk(folder: Path, checkpoint_bytes: int = 0) -> Finding:
     return ok("storage disk", seen)
 
 
+def memory(need: int, gpu_bytes: int | None = None) -> Finding:
+    """Whether there is memory for what a rank keeps from step to step.
+
+    Args:
+        need: Its bytes.
+        gpu_bytes: Of the GPU on which it keeps them; None: this machine's.
+    """
+    total = psutil.virtual_memory().total if gpu_bytes is None else gpu_bytes
+    if total < need:
+        owner = "this machine" if gpu_bytes is None else "its GPU"
+        return problem(
+            "memory",
+            f"{owner} has {gib(total)}, and weights, gradients and optimiser of one rank "
+            f"alone take {gib(need)}",
+            "smaller networks: model.width, model.blocks",
+        )
+    return ok("memory", f"{gib(total)} in all")
+
+
 def shared_memory(need: int = 2**20) -> Finding:
     """Whether `/dev/shm` has `need` bytes for the ranks of this machine, and some for Ray."""
     subject, remedy = (

@@ -42,6 +42,8 @@ class Look:
     checkpoint_bytes: int = 0
     shared_memory_bytes: int = 2**20
     """What the ranks of the machine take of `/dev/shm`."""
+    memory_bytes: int = 0
+    """What a rank without a GPU keeps in memory at the least."""
 
 
 def essentials(look: Look) -> list[Finding]:
@@ -51,6 +53,8 @@ def essentials(look: Look) -> list[Finding]:
         *_disks(look),
         _guarded("/dev/shm", lambda: machine.shared_memory(look.shared_memory_bytes)),  # noqa: S108
     ]
+    if look.memory_bytes:
+        found.append(_guarded("memory", lambda: machine.memory(look.memory_bytes)))
     if look.mark is not None:
         found.append(reach.storage(look.mark, look.name))
     if look.shards:

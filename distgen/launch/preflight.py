@@ -23,7 +23,7 @@ from distgen.launch.examine import Look, essentials
 from distgen.launch.probe import NoAnswer, Node, Probes, living_nodes
 from distgen.training.job import TrainJob
 from distgen.training.scaling import ScalingConfig
-from distgen.training.sizes import checkpoint_bytes
+from distgen.training.sizes import checkpoint_bytes, rank_bytes
 
 ANSWER_S = 3 * reach.ANSWER_S
 """For storage and shards that do not answer to be named, rather than their node."""
@@ -73,6 +73,7 @@ def require_fit_nodes(
     nodes = [node for node in everywhere if slots([node.resources], need)]
     named, witnesses = job.data.shards, witnesses_of(job, pictures)
     size = checkpoint_bytes(job, pictures.spec)
+    in_memory = 0 if job.scaling.gpus_per_worker else rank_bytes(job, pictures.spec)
     alone = len({node.address for node in everywhere}) == 1
     try:
         with reach.marked(job.storage) as mark:
@@ -88,6 +89,7 @@ def require_fit_nodes(
                     witnesses=witnesses,
                     checkpoint_bytes=size,
                     shared_memory_bytes=_shared_memory(job, slots([node.resources], need)),
+                    memory_bytes=in_memory,
                 )
                 for node in nodes
             }

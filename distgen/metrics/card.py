@@ -11,7 +11,6 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from distgen.core.errors import UsageError
 from distgen.core.world import World
 from distgen.data import ShardSet
 from distgen.data.streaming.bad import Tolerance
@@ -32,7 +31,7 @@ from distgen.metrics.reals import (
     extract,
     measure_reals,
 )
-from distgen.metrics.request import EvaluationConfig, refuse_unfit
+from distgen.metrics.request import EvaluationConfig, context_of, refuse_unfit
 from distgen.metrics.scores import ExtractorScores, Part
 from distgen.metrics.subject import Subject
 from distgen.metrics.video import Predictor, VideoScores
@@ -286,21 +285,6 @@ def _maker(model: Sampler, reference: PictureSet, seed: int, device: torch.devic
     labels = reference.labels() if model.num_classes else np.empty(0, dtype=np.int64)
     chosen = labels_like(labels, model.num_classes)
     return PictureMaker(model, chosen, seed, device, frames_n=reference.frames_n)
-
-
-def context_of(config: EvaluationConfig, frames: int) -> int:
-    """First frames of clips of so many frames, at least two, from which the others are predicted.
-
-    Raises:
-        UsageError: No frame is left to predict.
-    """
-    context = config.context_frames or frames // 2
-    if context >= frames:
-        raise UsageError(
-            f"evaluation.context_frames is {context}, and clips have {frames} frames.",
-            remedy=f"at most {frames - 1}",
-        )
-    return context
 
 
 def _unseen(

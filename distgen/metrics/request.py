@@ -97,6 +97,8 @@ def refuse_unfit(
         UsageError: A section does not fit the model or the set, or what an extractor needs is not
             installed.
     """
+    if spec.frames is not None:
+        context_of(config, spec.frames)
     asked = [name for name in SECTIONS if getattr(config, name) is not None]
     if spec.frames is not None and asked:
         raise UsageError(
@@ -109,6 +111,21 @@ def refuse_unfit(
         classification.refuse_unfit(spec, conditional=is_conditional(model), held_out=held_out)
     if InceptionFeatures.name in config.extractors:
         require(config.inception_weights)
+
+
+def context_of(config: EvaluationConfig, frames: int) -> int:
+    """First frames of clips of so many frames, at least two, from which the others are predicted.
+
+    Raises:
+        UsageError: No frame is left to predict.
+    """
+    context = config.context_frames or frames // 2
+    if context >= frames:
+        raise UsageError(
+            f"evaluation.context_frames is {context}, and clips have {frames} frames.",
+            remedy=f"at most {frames - 1}",
+        )
+    return context
 
 
 def everything(

@@ -28,6 +28,9 @@ class Family:
     """Of its config: how many samples a network compares, which must be on one rank."""
     clips: bool = False
     """Whether it makes clips [n, time, channels, height, width]; other families make pictures."""
+    unrolled: bool = False
+    """Whether its networks run once for each of many steps: a compiler sees each of them anew, and
+    takes minutes."""
 
 
 @runtime_checkable

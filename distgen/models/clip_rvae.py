@@ -231,4 +231,5 @@ FAMILY = Family(
     build=build,
     served="model",
     clips=True,
+    unrolled=True,
 )

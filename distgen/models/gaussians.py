@@ -43,14 +43,6 @@ class DiagonalGaussian(NamedTuple):
         second_moment_nd = self.mean_nd.square() + (2.0 * self.log_scale_nd).exp()
         return 0.5 * (second_moment_nd - 1.0) - self.log_scale_nd
 
-    def kl_to(self, prior: DiagonalGaussian) -> Tensor:
-        """KL to another diagonal Gaussian [n, d], by dimension."""
-        relative = DiagonalGaussian(
-            (self.mean_nd - prior.mean_nd) * (-prior.log_scale_nd).exp(),
-            self.log_scale_nd - prior.log_scale_nd,
-        )
-        return relative.kl_to_standard()
-
 
 def standard_normal_log_prob(values: Tensor) -> Tensor:
     """Elementwise log density of the standard normal, in nats."""

@@ -228,12 +228,13 @@ def _critic_loss(
         with TwiceDifferentiable():
             scores = critic(torch.cat((real_nchw, fake_nchw, between)), labels, sets=3).float()
         real_n, fake_n, between_n = scores.chunk(3)
-        distance = (real_n - fake_n).mean()
+        adversarial = discriminator_losses(config.kind, real_n, fake_n).mean()
         # The root is not differentiable at zero.
         norms = (squared_gradient_norms(between_n, between) + 1e-12).sqrt()
         penalty = (norms - 1.0).square().mean()
-        loss = -distance + config.gradient_penalty * penalty + config.drift * real_n.square().mean()
-    logs = {"loss": loss, "distance": distance, "penalty": penalty}
+        drift = config.drift * real_n.square().mean()
+        loss = adversarial + config.gradient_penalty * penalty + drift
+    logs = {"loss": loss, "distance": -adversarial, "penalty": penalty}
     # A critic's scores have no zero: only differences mean anything.
     return loss, _detached(logs), (real_n - fake_n).detach()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from distgen.core.config import Config
@@ -24,6 +24,9 @@ _NUMBERS = (
 _GREY = (0.299, 0.587, 0.114)
 SIGN_HALF_LIFE = 256
 """Images over which a batch's share in the running mean of signs halves."""
+MOST_ADAPTED = 0.8
+"""What the probability adapts to at most: changes that nearly always happen are learnt as part of
+the pictures (Karras et al. 2020, section 2.2)."""
 
 
 class AugmentationConfig(Config):
@@ -31,7 +34,8 @@ class AugmentationConfig(Config):
 
     Each happens to a picture with the same probability, which rises while the discriminator tells
     its real pictures from generated ones too surely (Karras et al. 2020). Unlike `data.augment`,
-    none of this shows in what the generator makes, as long as the probability stays below 0.8.
+    none of this shows in what the generator makes as long as the probability stays below 0.8, which
+    it does not adapt beyond.
     """
 
     translation: HalfShare = 0.125
@@ -52,7 +56,16 @@ class AugmentationConfig(Config):
     """Mean sign of the discriminator's verdicts on real pictures, from -1 to 1, above which the
     probability rises and below which it falls; null: the probability stays as it is."""
     ramp_images: PositiveInt = 500_000
-    """Images in which the probability can rise from 0 to 1."""
+    """Images in which the probability would rise from 0 to 1."""
+
+    @model_validator(mode="after")
+    def _happens(self) -> AugmentationConfig:
+        if self.target is None and not self.probability:
+            raise ValueError(
+                "a probability of 0 that stays as it is changes nothing; give a probability, or a "
+                "target towards which it adapts"
+            )
+        return self
 
 
 class Augmentation:
@@ -66,6 +79,7 @@ class Augmentation:
 
     def __init__(self, config: AugmentationConfig) -> None:
         self.config = config
+        self._most = max(MOST_ADAPTED, config.probability)
         self.probability = torch.tensor(config.probability)
         """Of each change, for the next step: float32 []."""
         self._sign = torch.zeros(())
@@ -107,7 +121,7 @@ class Augmentation:
         self._seen = torch.zeros_like(self._seen)
         if self.config.target is not None:
             move = torch.sign(self._sign - self.config.target) * (images / self.config.ramp_images)
-            self.probability = (self.probability + move).clamp(0.0, 1.0)
+            self.probability = (self.probability + move).clamp(0.0, self._most)
 
     def state_dict(self) -> dict[str, Any]:
         """The probability, and what its next move rests on."""

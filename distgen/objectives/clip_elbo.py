@@ -107,5 +107,6 @@ class ClipELBO(Objective):
             "bound": (reconstruction + kl).detach(),
             "reconstruction": reconstruction.detach(),
             "kl": kl.detach(),
-            **{name: torch.tensor(value, device=loss.device) for name, value in scalars.items()},
+            # Filled on the device: a copy to it would wait.
+            **{name: loss.new_full((), value) for name, value in scalars.items()},
         }

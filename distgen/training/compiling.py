@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BeforeValidator
 from torch import nn
 
 from distgen.objectives.base import Phase
 
-Compile = Literal["auto", "on", "off"]
+
+def _word(value: object) -> object:
+    """What YAML makes of a bare `on` or `off`, as it was written."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+Compile = Annotated[Literal["auto", "on", "off"], BeforeValidator(_word)]
 Tell = Callable[..., None]
 """Takes the kind of an event and its facts."""
 
 
-def to_compile(mode: Compile, device: torch.device, phases: Iterable[Phase]) -> tuple[str, ...]:
-    """Names of the networks to compile; `auto` compiles for CUDA only.
+def to_compile(
+    mode: Compile, device: torch.device, phases: Iterable[Phase], *, unrolled: bool = False
+) -> tuple[str, ...]:
+    """Names of the networks to compile.
 
     A compiled network cannot be differentiated twice, as gradient penalties do.
+
+    Args:
+        mode: `auto` compiles for CUDA, and no networks that are unrolled.
+        device: Where they train.
+        phases: The objective's.
+        unrolled: As of the family.
     """
-    if mode == "off" or (mode == "auto" and device.type != "cuda"):
+    if mode == "off" or (mode == "auto" and (device.type != "cuda" or unrolled)):
         return ()
     phases = tuple(phases)
     twice = {name for phase in phases for name in phase.differentiated_twice}

@@ -20,6 +20,7 @@ from distgen.data import DataConfig
 from distgen.metrics.request import EvaluationConfig
 from distgen.models import FAMILIES, ModelConfig
 from distgen.objectives import ObjectiveConfig, default_objective
+from distgen.objectives.elbo import ELBOConfig
 from distgen.registry.layout import Name
 from distgen.training.compiling import Compile
 from distgen.training.scaling import ScalingConfig
@@ -51,7 +52,8 @@ class TrainingConfig(Config):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Forward precision; auto is bf16 on CUDA and fp32 on CPU. Penalties are fp32 always."""
     compile: Compile = "auto"
-    """Whether networks that are differentiated once run compiled (torch.compile); auto: on CUDA."""
+    """Whether networks that are differentiated once run compiled (torch.compile); auto: on CUDA,
+    but for those of clips, which take minutes to compile."""
     seed: NonNegativeInt = 0
     """Seed of initial weights, data order and noise."""
     checkpoint_every: PositiveInt = 50_000
@@ -110,10 +112,12 @@ class TrainJob(Config):
     @model_validator(mode="before")
     @classmethod
     def _objective_of_the_family(cls, raw: Any) -> Any:
-        if isinstance(raw, dict) and "objective" not in raw and isinstance(raw.get("model"), dict):
-            default = default_objective(str(raw["model"].get("family")))
-            return {**raw, "objective": default.model_dump() if default else {}}
-        return raw
+        if not isinstance(raw, dict) or "objective" in raw:
+            return raw
+        model = raw.get("model")
+        family = str(model.get("family")) if isinstance(model, dict) else ""
+        # Where there is no such family, that is what is wrong, and not what would follow from it.
+        return {**raw, "objective": (default_objective(family) or ELBOConfig()).model_dump()}
 
     @model_validator(mode="after")
     def _parts_fit(self) -> TrainJob:

@@ -10,10 +10,13 @@ from types import FrameType
 
 import torch
 
+from distgen.core import machine
+from distgen.core.errors import UsageError
 from distgen.core.world import World
 from distgen.training.job import TrainJob
 from distgen.training.outcome import Outcome, finished_outcome
 from distgen.training.run import Tick, open_pictures, prepare
+from distgen.training.sizes import rank_bytes
 from distgen.training.trainer import OnTick, train
 
 
@@ -30,21 +33,35 @@ def train_here(job: TrainJob, *, on_tick: OnTick = lambda _: False, fresh: bool 
         fresh: Move an existing run of this name aside and start from nothing.
 
     Raises:
-        UsageError: The shard set is missing or does not fit the model, or the run's folder belongs
-            to a different job.
+        UsageError: The shard set is missing or does not fit the model, the networks do not fit
+            into memory, or the run's folder belongs to a different job.
         PreemptedError: A stop was asked for; the checkpoint is written.
         TrainingError: A loss is no longer a finite number.
     """
-    folder = prepare(job, open_pictures(job).fingerprint, fresh=fresh)
+    pictures = open_pictures(job)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    _require_memory(device, rank_bytes(job, pictures.spec))
+    folder = prepare(job, pictures.fingerprint, fresh=fresh)
     if folder.is_finished(job.training.images, job.training.early_stop):
         return finished_outcome(folder)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with stop_on_signals() as stop:
 
         def asked(tick: Tick) -> bool:
             return on_tick(tick) or stop.is_set()
 
         return train(job, world=World(), device=device, on_tick=asked)
+
+
+def _require_memory(device: torch.device, need: int) -> None:
+    on_gpu = device.type == "cuda"
+    total = torch.cuda.get_device_properties(device).total_memory if on_gpu else None
+    found = machine.memory(need, total)
+    if found.verdict == "problem":
+        raise UsageError(
+            "These networks are too large to be trained here.",
+            cause=found.text,
+            remedy=found.remedy,
+        )
 
 
 @contextmanager

@@ -20,6 +20,10 @@ def suit_process(device: torch.device) -> None:
     else:
         # Steps are alike: the fastest kernels for their shapes are worth a search.
         torch.backends.cudnn.benchmark = True
+        # What is not bf16 is meant to be exact: gradients of gradients, and what cards measure.
+        # By default convolutions would round their inputs to TF32, ten bits of mantissa.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def keep_freed_memory() -> bool:

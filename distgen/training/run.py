@@ -24,6 +24,7 @@ from distgen.core.stores import outlast_full_disk
 from distgen.data import has_split, open_shard_set
 from distgen.data.streaming.bad import BadSample
 from distgen.data.streaming.mixed import Pictures, open_data
+from distgen.metrics.reals import choose_yardstick
 from distgen.metrics.request import refuse_unfit
 from distgen.models import sketch_networks
 from distgen.training.job import TrainJob
@@ -290,13 +291,15 @@ def open_pictures(job: TrainJob) -> Pictures:
 
     Raises:
         UsageError: There is no such shard set, its pictures do not fit the model, or the model
-            cannot be evaluated as asked for.
+            cannot be evaluated as asked for, or there are too few pictures for it.
     """
     pictures = open_data(job.data)
     sketch_networks(job.model, pictures.spec)
     shards = job.data.shards
-    measured = open_shard_set(shards, "train").spec
-    refuse_unfit(job.evaluation, job.model, measured, held_out=has_split(shards, "test"))
+    measured = open_shard_set(shards, "train")
+    held_out = open_shard_set(shards, "test") if has_split(shards, "test") else None
+    refuse_unfit(job.evaluation, job.model, measured.spec, held_out=held_out is not None)
+    choose_yardstick(measured, held_out, job.evaluation.samples)
     return pictures
 
 
@@ -315,8 +318,7 @@ def prepare(job: TrainJob, fingerprint: str, *, fresh: bool = False) -> RunFolde
     if run.job_file.is_file() and fresh:
         _move_aside(run.location)
         run = RunFolder(job.location)
-    if run.job_file.is_file():
-        _refuse_if_different(run, job, fingerprint)
+    refuse_if_different(run, job, fingerprint)
     run.location.make_dir()
     run.gather_events()
     run.job_file.write_text(dump_yaml(job))
@@ -347,7 +349,14 @@ def difference(old: TrainJob, new: TrainJob) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _refuse_if_different(run: RunFolder, job: TrainJob, fingerprint: str) -> None:
+def refuse_if_different(run: RunFolder, job: TrainJob, fingerprint: str) -> None:
+    """Refuse to resume a run with another job, or on other pictures; a new run is none of these.
+
+    Raises:
+        UsageError: It was started differently.
+    """
+    if not run.job_file.is_file():
+        return
     changes = difference(run.job(), job)
     environment_file = run.location / "env.json"
     trained_on = environment_file.read_json()["shards"] if environment_file.is_file() else None

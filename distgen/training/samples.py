@@ -9,8 +9,9 @@ from torch import nn
 from distgen.core.seeding import derive
 from distgen.data import ShardSet, read_samples
 from distgen.metrics.animation import animate, moving_clips, moving_grid, sheet_png
-from distgen.metrics.card import Card, context_of
+from distgen.metrics.card import Card
 from distgen.metrics.grid import grid_png, to_uint8_nhwc
+from distgen.metrics.request import context_of
 from distgen.metrics.traversal import traversal_sheet
 from distgen.metrics.video import Predictor, futures_for
 from distgen.models.base import Sampler

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+)
 
 from distgen.core.config import Config
 
@@ -15,13 +23,22 @@ def _rising(workers: tuple[int, int]) -> tuple[int, int]:
     return workers
 
 
+def _form(workers: object) -> str:
+    return "range" if isinstance(workers, list | tuple) else "number"
+
+
 WorkerRange = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_rising)]
+# Told apart by their form, so that what is wrong with one is not also said of the other.
+Workers = Annotated[
+    Annotated[NonNegativeInt, Tag("number")] | Annotated[WorkerRange, Tag("range")],
+    Discriminator(_form),
+]
 
 
 class ScalingConfig(Config):
     """How wide a run is. The pictures, their order and the noise do not depend on it."""
 
-    workers: NonNegativeInt | WorkerRange = 0
+    workers: Workers = 0
     """Ray Train workers, one rank each; 0 trains in this process without Ray. `[1, 4]`: as many as
     there is room for, from 1 to 4, fewer when a node is lost and more when one comes."""
     cpus_per_worker: PositiveFloat = 1

@@ -78,6 +78,11 @@ def checkpoint_bytes(job: TrainJob, spec: ImageSpec) -> int:
     return state + moments
 
 
+def rank_bytes(job: TrainJob, spec: ImageSpec) -> int:
+    """What a rank keeps from step to step at the least: a checkpoint's parts, and gradients."""
+    return checkpoint_bytes(job, spec) + max(sums.bytes for sums in sums_of_step(job, spec))
+
+
 def _trained(job: TrainJob, networks: dict[str, nn.Module]) -> dict[str, Sequence[nn.Module]]:
     """The networks that each phase trains."""
     served = networks[FAMILIES[job.model.family].served]

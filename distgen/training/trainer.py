@@ -99,7 +99,12 @@ class Trainer:
         self.images_seen = self.keeper.restore(self.parts)
         rows = self.run.metrics() if world.is_main else []
         self.monitor.go_on(newest_grades(rows), self.images_seen, device)
-        names = to_compile(job.training.compile, device, self.objective.phases)
+        names = to_compile(
+            job.training.compile,
+            device,
+            self.objective.phases,
+            unrolled=FAMILIES[job.model.family].unrolled,
+        )
         compile_calls(self.networks, names, self._event)
         # Replicated last: wrapping copies rank 0's restored weights to every rank.
         self.replicas = self.collective.replicate(self.networks)

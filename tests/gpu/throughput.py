@@ -25,7 +25,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,15 @@ CLASSES = 10
 
 @dataclass(frozen=True)
 class Case:
-    """One network on pictures of one size."""
+    """One network on pictures, or clips, of one size."""
 
     name: str
     size: int
     model: dict[str, Any]
     batch_size: int
     precision: str = "auto"
+    frames: int | None = None
+    """Of its clips; None: it makes pictures."""
 
 
 def gan(size: int, width: int, batch_size: int) -> Case:
@@ -63,18 +65,33 @@ def gan(size: int, width: int, batch_size: int) -> Case:
     return Case(f"gan-{size}", size, model, batch_size)
 
 
+def residual(size: int, width: int, batch_size: int) -> Case:
+    case = gan(size, width, batch_size)
+    return replace(case, name=f"r3gan-{size}", model={**case.model, "network": "residual"})
+
+
+def clips(size: int, width: int, batch_size: int, frames: int) -> Case:
+    model = {"family": "clip-rvae", "width": width}
+    return Case(f"clips-{size}", size, model, batch_size, frames=frames)
+
+
 CASES = (
     gan(32, 256, 512),
     gan(64, 256, 256),
     gan(128, 512, 128),
     gan(256, 512, 64),
+    residual(32, 256, 256),
+    residual(64, 256, 128),
     Case("vae-64", 64, {"family": "vae", "width": 256, "likelihood": "gaussian"}, 512),
     Case("rvae-32", 32, {"family": "rvae", "width": 512, "likelihood": "gaussian"}, 512),
+    clips(64, 128, 64, frames=20),
 )
 TINY = (
     gan(16, 8, 8),
     Case("vae-16", 16, {"family": "vae", "width": 8, "likelihood": "gaussian"}, 8),
     Case("rvae-16", 16, {"family": "rvae", "width": 8, "likelihood": "gaussian"}, 8),
+    residual(16, 16, 8),
+    clips(16, 8, 8, frames=4),
 )
 """For a test on CPUs."""
 
@@ -152,10 +169,14 @@ def measure(case: Case, folder: Path, *, steps: int, pictures: int, peak: float 
 
 def make_job(case: Case, folder: Path, steps: int, pictures: int) -> TrainJob:
     """The training job of a case, on a shard set that is built if it is not there."""
-    shards = folder / f"shards-{case.size}"
+    kind = "clips" if case.frames else "pictures"
+    shards, drawn = folder / f"shards-{kind}-{case.size}", folder / f"{kind}-{case.size}"
     if not shards.exists():
-        draw_pictures(folder / f"pictures-{case.size}", case.size, pictures)
-        build(str(folder / f"pictures-{case.size}"), str(shards), split=0.0)
+        if case.frames:
+            draw_clips(drawn, case.size, case.frames, pictures // case.frames)
+        else:
+            draw_pictures(drawn, case.size, pictures)
+        build(str(drawn), str(shards), split=0.0, frames=case.frames)
     images = (steps + 1) * case.batch_size  # the last step's work at a run's end is not measured
     raw = {
         "name": case.name,
@@ -191,6 +212,16 @@ def draw_pictures(folder: Path, size: int, count: int) -> None:
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(place)
 
 
+def draw_clips(folder: Path, size: int, frames: int, count: int) -> None:
+    """Clips in which a random texture moves sideways."""
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(max(count, 8)):
+        texture_hwc = random.integers(0, 256, (size, size, 3), dtype=np.uint8)
+        moved = [np.roll(texture_hwc, 2 * step, axis=1) for step in range(frames)]
+        np.save(folder / f"{number:06d}.npy", np.stack(moved))
+
+
 def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -219,7 +250,7 @@ def line_of(figures: Figures) -> str:
     mfu = "MFU unknown" if figures.mfu is None else f"MFU {figures.mfu:6.1%}"
     plain = f", not compiled: {', '.join(figures.not_compiled)}" if figures.not_compiled else ""
     return (
-        f"{figures.name:8} batch {figures.batch_size:4}  {figures.images_per_s:10,.0f} img/s  "
+        f"{figures.name:9} batch {figures.batch_size:4}  {figures.images_per_s:10,.0f} img/s  "
         f"{figures.step_ms:8.2f} ms/step  {figures.tflops:7.2f} TFLOP/s  {mfu}  "
         f"waiting for pictures {figures.data_wait:5.1%}  {figures.memory_gib:5.1f} GiB{plain}"
     )

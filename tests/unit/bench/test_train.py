@@ -24,6 +24,8 @@ RAW = {
     ("change", "images", "said"),
     [
         ("objective={kind: hinge}", 640, "no hinge objective"),
+        ("objective={kind: relativistic, augmentation: {}}", 640, "changes no pictures"),
+        ("training.accumulate=2", 640, "takes whole steps"),
         ("scaling={workers: 2, gpus_per_worker: 1}", 640, "runs on CPUs"),
         ("training.batch_size=64", 63, "less than one batch"),
     ],

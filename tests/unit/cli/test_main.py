@@ -68,6 +68,15 @@ def test_dry_run_says_what_would_happen_and_writes_nothing(distgen, job_file, tm
     assert not (tmp_path / "runs").exists()
 
 
+def test_dry_run_refuses_what_the_run_would_be_refused_for(distgen, job_file, tmp_path):
+    unfit = distgen("train", job_file, "evaluation.classification={}", "--dry-run")
+    assert (unfit.returncode, "class-conditional" in unfit.stderr) == (2, True)
+    assert distgen("train", job_file).returncode == 0
+    other = distgen("train", job_file, "training.seed=7", "--dry-run")
+    assert (other.returncode, "training.seed: 0 in the run" in other.stderr) == (2, True)
+    assert distgen("train", job_file, "training.seed=7", "--dry-run", "--fresh").returncode == 0
+
+
 def test_a_set_of_clips_is_refused_before_anything_is_written(distgen, job_file, tmp_path):
     (tmp_path / "videos").mkdir()
     for name in "ab":

@@ -84,6 +84,15 @@ def test_shared_memory_is_judged_by_what_the_ranks_take(
     assert ("--shm-size" in found.remedy) == (verdict != "ok")
 
 
+def test_memory_is_judged_by_what_a_rank_keeps() -> None:
+    assert machine.memory(MIB).verdict == "ok"
+    too_much = machine.memory(1 << 60)
+    assert too_much.verdict == "problem"
+    assert "this machine has" in too_much.text
+    assert machine.memory(3 * GIB, 4 * GIB).verdict == "ok"
+    assert "its GPU has 2.0 GiB" in machine.memory(3 * GIB, 2 * GIB).text
+
+
 def test_system_without_shared_memory_is_none_the_worse(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

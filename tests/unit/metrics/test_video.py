@@ -11,11 +11,11 @@ from distgen.core.world import World
 from distgen.data import open_shard_set
 from distgen.metrics import video
 from distgen.metrics.cache import ArrayCache
-from distgen.metrics.card import Card, context_of, evaluate_card
+from distgen.metrics.card import Card, evaluate_card
 from distgen.metrics.generated import PictureMaker
 from distgen.metrics.ranks import Ranks
 from distgen.metrics.reals import choose_pictures
-from distgen.metrics.request import EvaluationConfig
+from distgen.metrics.request import EvaluationConfig, context_of
 from distgen.metrics.similarity import decibels, squared_error, ssim
 from distgen.metrics.video import Predictor, best_of, futures_for, measure
 from distgen.models import RVAEConfig

@@ -111,8 +111,17 @@ def adapted(verdicts: list[float], steps: int, **changes) -> float:
 def test_the_probability_rises_while_verdicts_are_too_sure_and_falls_again():
     assert adapted([1.0, 1.0, 1.0, 1.0], 40) > 0.3
     assert adapted([1.0, -1.0], 40, probability=0.9) < 0.1
-    assert adapted([1.0], 400) == 1.0
     assert adapted([-1.0], 400) == 0.0
+
+
+def test_the_probability_adapts_to_no_more_than_leaves_no_trace_in_the_pictures():
+    assert adapted([1.0], 400) == pytest.approx(0.8)
+    assert adapted([1.0], 400, probability=0.9) == pytest.approx(0.9)
+
+
+def test_an_augmentation_that_would_never_happen_is_refused():
+    with pytest.raises(ValueError, match="changes nothing"):
+        AugmentationConfig(target=None)
 
 
 def test_without_a_target_the_probability_stays():

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from distgen.models import FAMILIES
 from distgen.objectives.adversarial import Adversarial
+from distgen.objectives.clip_elbo import ClipELBO
 from distgen.objectives.elbo import ELBO
 from distgen.training import compiling
 from distgen.training.compiling import compile_calls, to_compile
@@ -44,6 +46,12 @@ def test_auto_compiles_on_cuda_only():
     assert to_compile("auto", CPU, ELBO.phases) == ()
     assert to_compile("auto", CUDA, ELBO.phases) == ("model",)
     assert to_compile("off", CUDA, ELBO.phases) == ()
+
+
+def test_what_is_unrolled_is_compiled_only_if_asked_for():
+    assert to_compile("auto", CUDA, ClipELBO.phases, unrolled=True) == ()
+    assert to_compile("on", CUDA, ClipELBO.phases, unrolled=True) == ("model",)
+    assert [name for name, family in FAMILIES.items() if family.unrolled] == ["clip-rvae"]
 
 
 def test_a_compiled_network_keeps_its_names_results_and_gradients():

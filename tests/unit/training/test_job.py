@@ -89,3 +89,47 @@ def test_a_job_with_schedules_reads_back_as_itself():
     objective = {"kind": "relativistic", "r1": moving, "augmentation": {"flip": True}}
     job = parse(TrainJob, raw(model=GAN, training=training, objective=objective), "x")
     assert parse(TrainJob, parse_yaml(dump_yaml(job), "y"), "y") == job
+
+
+def test_without_a_family_only_that_is_said():
+    assert "1 problem" in refusal(model={"family": "rrvae"})
+    assert "1 problem" in refusal(model=None)
+    without = {key: value for key, value in raw().items() if key != "model"}
+    with pytest.raises(UsageError, match=r"(?s)1 problem.*model: this key is required"):
+        parse(TrainJob, without, "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("workers", "said"),
+    [
+        (-1, "greater than or equal to 0"),
+        ([2, 1], "the smaller number comes first"),
+        ([0, 2], "greater than 0"),
+        ("many", "valid integer"),
+    ],
+)
+def test_wrong_numbers_of_workers_are_told_once_under_the_key_as_written(workers, said):
+    text = refusal(scaling={"workers": workers})
+    assert "1 problem" in text
+    assert "    scaling.workers" in text
+    assert said in text
+    assert "range" not in text.split("try:")[0]
+
+
+def test_a_number_that_float32_does_not_hold_is_refused():
+    assert "objective.free_bits" in refusal(objective={"kind": "elbo", "free_bits": 1e300})
+    assert "training.learning_rate" in refusal(training={"images": 10, "learning_rate": 1e31})
+
+
+@pytest.mark.parametrize(("text", "meant"), [("on", "on"), ("off", "off"), ("auto", "auto")])
+def test_compiling_is_said_in_a_file_as_the_schema_says_it(text, meant):
+    written = raw() | parse_yaml(f"training: {{images: 10, batch_size: 5, compile: {text}}}", "x")
+    assert parse(TrainJob, written, "x").training.compile == meant
+
+
+def test_keys_of_the_other_latents_are_refused():
+    rows = {"family": "rvae", "latents": "sequence", "clock_features": 8}
+    assert "clock_features belongs to latents: global" in refusal(model=rows)
+    assert "channels belongs to latents: sequence" in refusal(
+        model={"family": "rvae", "channels": 32}
+    )

@@ -2,7 +2,9 @@ import platform
 import subprocess
 import sys
 
-from distgen.training.process import keep_freed_memory
+import torch
+
+from distgen.training.process import keep_freed_memory, suit_process
 
 FAULTS = """
 import resource, sys
@@ -34,3 +36,12 @@ def test_freed_memory_is_not_fetched_from_the_kernel_again():
         assert page_faults("keep") < 0.5 * page_faults("default")
     else:
         assert not keep_freed_memory()
+
+
+def test_what_is_fp32_on_a_gpu_is_not_rounded_to_tf32(monkeypatch):
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    for holder, name in ((cudnn, "benchmark"), (cudnn, "allow_tf32"), (matmul, "allow_tf32")):
+        monkeypatch.setattr(holder, name, getattr(holder, name))  # put back afterwards
+    cudnn.allow_tf32 = matmul.allow_tf32 = True
+    suit_process(torch.device("cuda"))
+    assert (cudnn.allow_tf32, matmul.allow_tf32) == (False, False)

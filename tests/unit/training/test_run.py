@@ -1,8 +1,11 @@
+import numpy as np
 import pytest
 from PIL import Image
 
+from distgen.core.config import parse
 from distgen.core.errors import UsageError
 from distgen.data.building import build
+from distgen.training.job import TrainJob
 from distgen.training.local import train_here
 from distgen.training.run import RunFolder, Tick, prepare
 
@@ -106,4 +109,44 @@ def test_figures_that_the_model_cannot_have_are_refused_before_there_is_a_run(ma
     evaluation = type(job.evaluation).model_validate(asked)
     with pytest.raises(UsageError, match=r"evaluation\.classification"):
         train_here(job.model_copy(update={"evaluation": evaluation}))
+    assert not job.location.is_dir()
+
+
+def test_frames_that_leave_none_to_predict_are_refused_before_there_is_a_run(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for name in "abcd":
+        np.save(tmp_path / "videos" / f"{name}.npy", np.zeros((4, 16, 16), np.uint8))
+    build(str(tmp_path / "videos"), str(tmp_path / "set"), split=0, frames=4)
+    raw = {
+        "name": "clips",
+        "storage": str(tmp_path / "runs"),
+        "data": {"shards": str(tmp_path / "set")},
+        "model": {"family": "clip-rvae", "latent_dim": 2, "width": 8, "state": 8},
+        "training": {"images": 8, "batch_size": 4},
+        "evaluation": {"context_frames": 4},
+    }
+    with pytest.raises(UsageError, match=r"context_frames is 4.* 4 frames"):
+        train_here(parse(TrainJob, raw, "test"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_too_few_pictures_to_be_measured_against_are_refused_before_there_is_a_run(
+    make_job, tmp_path
+):
+    (tmp_path / "few").mkdir()
+    for shade in range(3):
+        Image.new("L", (16, 16), 60 * shade).save(tmp_path / "few" / f"{shade}.png")
+    build(str(tmp_path / "few"), str(tmp_path / "few-set"), split=0)
+    job = make_job("vae")
+    data = job.data.model_copy(update={"shards": str(tmp_path / "few-set")})
+    with pytest.raises(UsageError, match="too few pictures"):
+        train_here(job.model_copy(update={"data": data}))
+    assert not job.location.is_dir()
+
+
+def test_networks_that_do_not_fit_into_memory_are_refused_before_they_are_built(make_job):
+    job = make_job("gan")
+    model = job.model.model_copy(update={"width": 8192, "blocks": 64})
+    with pytest.raises(UsageError, match=r"too large(?s:.*)GiB"):
+        train_here(job.model_copy(update={"model": model}))
     assert not job.location.is_dir()
