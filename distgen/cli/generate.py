@@ -45,7 +45,7 @@ def generate(
     """Make many pictures, or clips, and write them as a shard set, on all of a cluster.
 
     Picture i is the same however many workers there are, and what an endpoint returns as the i-th
-    picture for the same seed and class.
+    picture for the same seed and class. What was cut short goes on when the command is given again.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining

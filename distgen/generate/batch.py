@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import ray.data
 from distgen.core.errors import UsageError
 from distgen.core.storage import Location, locate
 from distgen.data.building.convert import Target, encode
-from distgen.data.building.pack import SetWriter, check_room, replacing
+from distgen.data.building.journal import JOURNAL_NAME, Journal, Step, digest_of
+from distgen.data.building.pack import SHARD_SAMPLES, SetWriter, check_room, replacing
 from distgen.data.formats import npy
 from distgen.data.index import Manifest
 from distgen.launch.cluster import connect
@@ -74,7 +76,8 @@ def generate(
 
     Picture i is the same however many workers make it, and the same as the i-th picture that an
     endpoint returns for this seed and class. The manifest is written last: what is cut short is no
-    shard set, and a set that was to be replaced is still there.
+    shard set, and a set that was to be replaced is still there. The same call again goes on from
+    the last shard that was finished.
 
     Args:
         bundle: The model.
@@ -112,39 +115,69 @@ def generate(
     check_room(location, overwrite)
     image = loaded.spec.model_copy(update={"classes": names})
     kind = "png" if image.frames is None else "npy"
-    with connect(address) as connection:
+    digest = digest_of(
+        {"model": loaded.digest, "count": count, **asdict(replace(recipe, bundle=""))}, {}
+    )
+    with connect(address) as connection, ExitStack() as stack:
         room = connection.room()
         workers = fitting_workers(room, workers, gpus_per_worker)
         wait_for_place(room, gpus_per_worker)
-        with (
-            replacing(location, overwrite) as place,
+        place = stack.enter_context(
+            replacing(location, overwrite, lambda aside: Journal(aside, digest).is_begun())
+        )
+        journal = Journal(place, digest)
+        if not journal.is_begun():
+            journal.remove()
+        writer = stack.enter_context(
             SetWriter(
                 place,
                 name=f"{loaded.name}-generated",
                 image=image,
                 fields=("cls", kind) if names else (kind,),
-            ) as writer,
-        ):
-            each = max(1, min(RANGE, _RANGE_BYTES // math.prod(image.shape)))
-            made = _stream(recipe, count, each, workers, gpus_per_worker)
-            for done, (label, data) in enumerate(made, 1):
-                writer.add(f"{done - 1:09d}", {kind: data}, label)
-                if on_progress is not None and (done % each == 0 or done == count):
-                    on_progress(done, count)
-            return writer.commit()
+                shard_samples=SHARD_SAMPLES,
+            )
+        )
+        done = 0
+        for finished, step in journal.steps(None):
+            writer.take(finished)
+            done = step.items
+        tell = on_progress or (lambda _done, _count: None)
+        tell(done, count)
+        each = max(1, min(RANGE, _RANGE_BYTES // math.prod(image.shape)))
+        made = _stream(recipe, range(done, count), each, workers, gpus_per_worker)
+        for number, (label, data) in enumerate(made, done):
+            if writer.is_shard_full():
+                _finish_shard(writer, journal, number)
+            writer.add(f"{number:09d}", {kind: data}, label)
+            if (number + 1) % each == 0 or number + 1 == count:
+                tell(number + 1, count)
+        _finish_shard(writer, journal, count)
+        manifest = writer.commit()
+        journal.remove()
+    (location / JOURNAL_NAME).remove()  # of a set in place that was killed at its very end
+    return manifest
+
+
+def _finish_shard(writer: SetWriter, journal: Journal, done: int) -> None:
+    """Remember the shard that is finished, if any, and that so many pictures are there by then."""
+    finished = writer.next_shard()
+    if finished is not None:
+        journal.add(None, finished, Step(items=done))
 
 
 def _stream(
-    recipe: Recipe, count: int, each: int, workers: int, gpus_per_worker: float
+    recipe: Recipe, numbers: range, each: int, workers: int, gpus_per_worker: float
 ) -> Iterator[tuple[int, bytes]]:
     """Label and file of every picture or clip, in the order of their numbers."""
+    if not numbers:
+        return
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
-    starts = range(0, count, each)
-    ranges = [{"start": start, "stop": min(start + each, count)} for start in starts]
+    parts = [numbers[first : first + each] for first in range(0, len(numbers), each)]
+    ranges = [{"start": part.start, "stop": part.stop} for part in parts]
     made = ray.data.from_items(
         ranges, override_num_blocks=min(len(ranges), _MAX_BLOCKS)
     ).map_batches(

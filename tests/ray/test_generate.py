@@ -17,6 +17,7 @@ from distgen.core.spec import ImageSpec
 from distgen.core.storage import Location, locate
 from distgen.data import Stream, open_shard_set, read_samples
 from distgen.data.building.pack import SetWriter
+from distgen.generate import batch
 from distgen.generate.batch import generate
 from distgen.launch import places
 from distgen.registry.bundle import load_bundle
@@ -106,6 +107,32 @@ def test_what_is_cut_short_leaves_the_set_that_was_there(ray_cluster, bundle, tm
     with pytest.raises(KeyboardInterrupt):
         generate(bundle, str(place), 300, workers=1, overwrite=True, on_progress=interrupt)
     assert files(place) == before
+
+
+def test_what_is_cut_short_goes_on_from_its_last_shard(ray_cluster, bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "SHARD_SAMPLES", 300)
+    told: list[int] = []
+
+    def cut_short(done: int, total: int) -> None:
+        if done > 700:
+            raise KeyboardInterrupt
+
+    generate(bundle, str(tmp_path / "whole"), 1000, seed=5, workers=2)
+    place = tmp_path / "set"
+    with pytest.raises(KeyboardInterrupt):
+        generate(bundle, str(place), 1000, seed=5, workers=1, on_progress=cut_short)
+    assert not (place / "manifest.json").exists()
+    first = (place / "shard-000000.tar").stat().st_mtime_ns
+    generate(bundle, str(place), 1000, seed=5, workers=2, on_progress=lambda n, _: told.append(n))
+    assert told[0] == 600
+    assert (place / "shard-000000.tar").stat().st_mtime_ns == first
+    assert files(place) == files(tmp_path / "whole")
+
+    other = tmp_path / "other"
+    with pytest.raises(KeyboardInterrupt):
+        generate(bundle, str(other), 1000, seed=6, workers=1, on_progress=cut_short)
+    generate(bundle, str(other), 1000, seed=5, workers=1)  # another seed: nothing of it is taken
+    assert files(other) == files(tmp_path / "whole")
 
 
 def test_a_busy_cluster_is_said_to_be_so(ray_cluster, bundle, tmp_path, monkeypatch):
