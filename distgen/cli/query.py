@@ -135,14 +135,13 @@ def query(
         edit=edit,
         mask=mask,
     )
+    key = key_to_send(key_file)
     if verify is not None:
-        verify_saved(url, verify, uploads_of(options), as_json=as_json)
+        verify_saved(url, verify, uploads_of(options), key=key, as_json=as_json)
         return
     place, folder = _places(out, each, show)
     request = request_of(options)
-    answer = Client(url, key=key_to_send(key_file)).ask(
-        request.path, request.fields, request.uploads
-    )
+    answer = Client(url, key=key).ask(request.path, request.fields, request.uploads)
     _save(place, _shown(answer.images_nhwc, place.name), answer.record())
     files = _save_each(folder, answer) if folder else []
     if as_json:

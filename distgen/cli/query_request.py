@@ -88,6 +88,11 @@ def _check(options: Options) -> None:
         raise _usage("A picture is varied or edited, not both.", "--vary or --edit")
     if remade and given:
         raise _usage(f"--{given[0]} is of no use with --{remade[0]}.", f"leave --{given[0]} out")
+    if options.vary and options.prompt not in (None, "random"):
+        raise _usage(
+            "A variation shows what its picture shows; a class is of no use with --vary.",
+            f"leave {options.prompt!r} out, or ask for it without --vary",
+        )
     if options.mask and not options.edit:
         raise _usage("A mask says what of a picture to edit.", "--edit PICTURE --mask MASK")
     if options.strength is not None and not options.vary:

@@ -99,14 +99,14 @@ DEPARTURES = Metric(
 WAITING_IMAGES = Metric(
     "distgen_serve_waiting_images",
     "gauge",
-    "Pictures that wait in a replica or are being made.",
-    ("model", "replica"),
+    "Pictures that wait in a replica or are being made: of `seeds`, or `remakes` of others.",
+    ("model", "replica", "queue"),
 )
 WAITING_IMAGES_LIMIT = Metric(
     "distgen_serve_waiting_images_limit",
     "gauge",
     "The most that may wait in a replica; requests beyond are answered 429.",
-    ("model", "replica"),
+    ("model", "replica", "queue"),
 )
 REQUESTS = Metric(
     "distgen_serve_requests_total",
@@ -262,32 +262,6 @@ class RunMetrics:
         """Set all gauges."""
         for metric, value in self._gauges.items():
             self._sink.set(metric, value, self._labels)
-
-
-def watch_queue(
-    waiting: Callable[[], int],
-    limit: int,
-    *,
-    model: str,
-    replica: str,
-    sink: Sink | None = None,
-    ended: threading.Event | None = None,
-) -> threading.Thread:
-    """Tell of a replica's queue every few seconds, from a thread that does not keep it alive.
-
-    Args:
-        waiting: How many pictures wait now.
-        limit: How many may.
-        model: The served model's name.
-        replica: Tells replicas of one model apart.
-        sink: Where values go.
-        ended: Ends the thread; without it, the process does.
-    """
-
-    def look() -> dict[Metric, float]:
-        return {WAITING_IMAGES: waiting(), WAITING_IMAGES_LIMIT: limit}
-
-    return _watch(look, {"model": model, "replica": replica}, sink, ended)
 
 
 def tell_often(

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -166,6 +167,22 @@ class Client:
             return replace(made, path=path, request=request, uploads=known)
 
         return self._send("POST", path, read, sent, uploads)
+
+    def served_as(self, model: str, digest: str) -> str | None:
+        """A name by which the endpoint serves these weights of a model; None where it does not.
+
+        Raises:
+            UsageError: It serves no such model.
+            DistgenError: The endpoint cannot be reached, or fails.
+        """
+
+        def about(name: str) -> dict[str, Any]:
+            return self._send("GET", f"/v1/models/{quote(name)}", dict)
+
+        names: list[str] = about(model)["names"]
+        # The bare name stands for any of them.
+        exact = [name for name in names if name != model]
+        return next((name for name in exact if about(name)["digest"] == digest), None)
 
     def _send(
         self,

@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve
+from ray.serve.config import BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
 from distgen.core.config import parse
-from distgen.launch.monitoring import watch_queue
-from distgen.serving.deploy.reporting import report
+from distgen.serving.deploy.reporting import report, report_changes
 from distgen.serving.deploy.scaling import DEPLOYMENT
 from distgen.serving.http.app import create_app
 from distgen.serving.http.gate.keyring import Keyring
@@ -59,11 +60,16 @@ def deployment(**options: Any) -> serve.Deployment:
     made: serve.Deployment = serve.deployment(
         serve.ingress()(_Replica),
         name=DEPLOYMENT,
-        # All requests reach the engine, whose bounded queue refuses in the API's own words.
+        # Requests reach the engine, whose bounded queue refuses in the API's own words; only
+        # thousands that are all being read or answered at once are refused in Ray's.
         max_ongoing_requests=2 * MAX_WAITING,
         max_queued_requests=MAX_WAITING,
+        backpressure_config=BackpressureConfig(
+            status_code=HTTPStatus.TOO_MANY_REQUESTS, retry_after_s=1
+        ),
         graceful_shutdown_wait_loop_s=0.1,
-        graceful_shutdown_timeout_s=10.0,
+        # What was taken in is answered first, within what Kubernetes gives a pod by default.
+        graceful_shutdown_timeout_s=25.0,
         logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
         **options,
     )
@@ -94,13 +100,7 @@ class _Replica:
             lost=partial(os._exit, 1),
         )
         self._shelf = Shelf.of(references, workshop.load, memory_bytes)
-        for info in self._shelf.models():
-            watch_queue(
-                partial(self._shelf.waiting, info.name),
-                MAX_WAITING,
-                model=info.name,
-                replica=replica,
-            )
+        report_changes(self._shelf, replica)
 
     def __serve_build_asgi_app__(self) -> Any:
         """The application, once the models are loaded (Ray Serve calls this)."""

@@ -24,7 +24,7 @@ def scaling(replicas: Replicas) -> dict[str, Any]:
             # Half of them are drawn while the others are read and answered: more would only wait.
             "target_ongoing_requests": 32,
             # A replica takes seconds to load its models; load that comes back would miss it.
-            "look_back_period_s": 10,
+            "look_back_period_s": 15,  # more than the 10 s between what replicas tell
             "upscale_delay_s": 10,
             "downscale_delay_s": 300,
         }

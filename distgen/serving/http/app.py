@@ -36,7 +36,7 @@ def create_app(shelf: Shelf, terms: Terms | None = None, keys: Keyring | None = 
         terms: How long requests may take, and what is logged of them.
         keys: Who may use it; None: whoever reaches it.
     """
-    app = _frame(shelf)
+    app = _frame(shelf, keys)
     images = Generations(shelf)
     images.add_routes(app)
     Remakes(shelf).add_routes(app)
@@ -51,7 +51,7 @@ def create_app(shelf: Shelf, terms: Terms | None = None, keys: Keyring | None = 
     return Observed(let_in, {getattr(route, "path", "") for route in app.routes}, terms)
 
 
-def _frame(shelf: Shelf) -> FastAPI:
+def _frame(shelf: Shelf, keys: Keyring | None) -> FastAPI:
     """Everything but pictures and models: probes, documentation, and errors."""
 
     @asynccontextmanager
@@ -79,7 +79,10 @@ def _frame(shelf: Shelf) -> FastAPI:
         """Whether pictures can be asked for, and of which model."""
         # An engine exists only once its model is loaded and has run.
         info = shelf.models()[0]
-        problem = {"problem": shelf.problem()} if shelf.problem() else {}
+        # Whoever asks needs no key, so where the file lies is not said.
+        of_keys = "the file of keys cannot be read" if keys is not None and keys.problem else ""
+        wrong = "; ".join(filter(None, (shelf.problem(), of_keys)))
+        problem = {"problem": wrong} if wrong else {}
         return {"status": "ready", "model": info.name, "digest": info.digest, **problem}
 
     add_handlers(app)

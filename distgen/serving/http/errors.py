@@ -146,10 +146,12 @@ def queue_full(error: QueueFullError) -> RequestError:
 def unloadable_model(error: UnloadableModelError) -> RequestError:
     """The error for a model that has left memory and does not come back."""
     return RequestError(
-        f"The model {error.name!r} cannot be loaded now. The endpoint's log says why.",
+        f"The model {error.name!r} cannot be loaded now. The endpoint's log says why, "
+        f"and in {error.retry_after_s} s it is tried again.",
         status=HTTPStatus.SERVICE_UNAVAILABLE,
         param="model",
         code="model_unavailable",
+        retry_after_s=error.retry_after_s,
     )
 
 

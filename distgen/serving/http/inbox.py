@@ -30,6 +30,7 @@ class Inbox:
         self._until = time.monotonic() + patience_s
         self._answering = answering
         self._ear: asyncio.Task[None] | None = None
+        self._gone = asyncio.Event()
 
     async def receive(self) -> Message:
         """The next message.
@@ -38,7 +39,7 @@ class Inbox:
             RequestError: The body takes too long (408).
         """
         if self._ear is not None:
-            await asyncio.shield(self._ear)
+            await self._gone.wait()
             return {"type": "http.disconnect"}
         try:
             async with asyncio.timeout(self._until - time.monotonic()):
@@ -57,7 +58,7 @@ class Inbox:
         return message
 
     def close(self) -> None:
-        """The answer is complete: what the client does now is its own affair."""
+        """The answer is complete, or is about to be: what the client does now is its own affair."""
         if self._ear is not None:
             self._ear.cancel()
 
@@ -65,4 +66,5 @@ class Inbox:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.hung_up = True
+        self._gone.set()
         answering.cancel()

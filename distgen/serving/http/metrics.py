@@ -75,6 +75,10 @@ class Tally:
         """Other weights were to take over."""
         self._add(SWAPS, (model, self.replica, outcome), 1)
 
+    def everything(self) -> list[Sample]:
+        """All totals, and what waits now; may be called from another thread."""
+        return [*self.queues(), *self.samples()]
+
     def samples(self) -> Iterator[Sample]:
         """All totals; may be called from another thread."""
         for (name, *values), total in list(self._totals.items()):
@@ -91,13 +95,13 @@ class Tally:
             yield count, labels, up_to[-1]
 
     def queues(self) -> Iterator[Sample]:
-        """How much waits now, by model."""
-        waiting: dict[str, tuple[int, int]] = {}
+        """How much waits now, by model and kind."""
+        waiting: dict[tuple[str, str], tuple[int, int]] = {}
         for queue in list(QUEUES):
-            before = waiting.get(queue.name, (0, 0))
-            waiting[queue.name] = (before[0] + queue.waiting, before[1] + queue.max_waiting)
-        for name, (now, limit) in waiting.items():
-            labels = {"model": name, "replica": self.replica}
+            now, limit = waiting.get((queue.name, queue.kind), (0, 0))
+            waiting[queue.name, queue.kind] = (now + queue.waiting, limit + queue.max_waiting)
+        for (name, kind), (now, limit) in waiting.items():
+            labels = {"model": name, "replica": self.replica, "queue": kind}
             yield WAITING_IMAGES, labels, now
             yield WAITING_IMAGES_LIMIT, labels, limit
 
@@ -125,8 +129,7 @@ def add_routes(app: FastAPI) -> None:
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         """What this process has counted, in Prometheus' text format."""
-        samples = [*TALLY.queues(), *TALLY.samples()]
-        return Response(exposition(samples), headers={"content-type": _MEDIA_TYPE})
+        return Response(exposition(TALLY.everything()), headers={"content-type": _MEDIA_TYPE})
 
 
 def exposition(samples: Iterable[Sample]) -> str:

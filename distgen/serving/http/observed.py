@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,8 @@ from distgen.serving.making.account import METERS, opened
 ACCESS_LOG = "distgen.access"
 ACCESS_LOG_VARIABLE = "DISTGEN_ACCESS_LOG"
 """`1` in the environment of an endpoint turns the access log on."""
+
+EVENTS = b"text/event-stream"
 
 _log = logging.getLogger(ACCESS_LOG)
 
@@ -76,7 +78,7 @@ class Observed:
         visit = begin(scope, headers)
         task: asyncio.Task[Any] | None = asyncio.current_task()
         inbox = Inbox(receive, self._terms.body_timeout_s, task)
-        outbox = _Outbox(visit, send, names=not self._terms.server_names_requests)
+        outbox = _Outbox(visit, send, inbox.close, names=not self._terms.server_names_requests)
         span = self._tracing.span(visit, headers) if self._tracing else nullcontext()
         with span, opened(visit.account):
             try:
@@ -127,9 +129,10 @@ class Observed:
 class _Outbox:
     """`send` of a request: adds headers, and notes what goes out."""
 
-    def __init__(self, visit: Visit, send: Send, *, names: bool) -> None:
+    def __init__(self, visit: Visit, send: Send, ends: Callable[[], None], *, names: bool) -> None:
         self._visit = visit
         self._send = send
+        self._ends = ends
         self._names = names
 
     async def send(self, message: Message) -> None:
@@ -139,9 +142,15 @@ class _Outbox:
             added = []
             if self._names:
                 added.append((ID_HEADER.encode(), visit.request_id.encode()))
-            if visit.account.pictures and visit.status == 200:
+            given = message.get("headers", ())
+            # A stream begins before it is known what its pictures take.
+            is_stream = any(value.startswith(EVENTS) for _, value in given)
+            if visit.account.pictures and visit.status == 200 and not is_stream:
                 added.append((b"server-timing", visit.server_timing()))
-            message = {**message, "headers": [*message.get("headers", ()), *added]}
+            message = {**message, "headers": [*given, *added]}
         elif message["type"] == "http.response.body":
             visit.sent_bytes += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                # Once the last byte is out, servers say that the client has gone.
+                self._ends()
         await self._send(message)

@@ -5,12 +5,16 @@ Meters are of the whole process, as loggers are: whoever makes something tells a
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class DeadlineError(Exception):
@@ -35,6 +39,15 @@ class Account:
     """In the batches that held a picture of this request."""
     encode_s: float = 0.0
     """From the end of the last of them until all files were written."""
+
+    def require_time(self) -> None:
+        """Refuse to begin what nobody will wait for.
+
+        Raises:
+            DeadlineError: The deadline has passed.
+        """
+        if time.monotonic() >= self.deadline:
+            raise DeadlineError
 
 
 class Meter(Protocol):
@@ -79,6 +92,19 @@ def opened(account: Account) -> Iterator[None]:
 def current() -> Account:
     """The account of the request on whose behalf this code runs; one for nobody without any."""
     return _CURRENT.get() or Account()
+
+
+async def in_time(waiting: Awaitable[T]) -> T:
+    """What is waited for, or an end of it at the deadline of the request.
+
+    Raises:
+        DeadlineError: The deadline has passed.
+    """
+    left_s = current().deadline - time.monotonic()
+    try:
+        return await asyncio.wait_for(waiting, None if left_s == math.inf else max(0.0, left_s))
+    except TimeoutError as error:
+        raise DeadlineError from error
 
 
 def tell_batch(model: str, size: int) -> None:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from weakref import WeakSet
 
 from distgen.serving.making.account import DeadlineError, current, tell_batch
@@ -28,6 +28,15 @@ more time than one."""
 Item = TypeVar("Item")
 Draft = TypeVar("Draft")
 Result = TypeVar("Result")
+
+
+class Drawn(NamedTuple, Generic[Draft]):
+    """What the first step gives."""
+
+    drafts: Sequence[Draft]
+    """One for each item."""
+    seconds: float
+    """That the network took, without waiting for it to be free."""
 
 
 class QueueFullError(Exception):
@@ -75,25 +84,28 @@ class Batcher(Generic[Item, Draft, Result]):
     queue at once; what a batch already holds of it is made and thrown away.
 
     Args:
-        work: Called with at most `max_batch` items; returns one draft per item.
+        work: Called with at most `max_batch` items.
         finish: Called with items and their drafts; returns one result per item.
         max_batch: The most items in a batch.
         max_waiting: Items that may wait or run; a request beyond is refused.
         ahead: Calls of `work` at once, each in a thread; beyond the first only with full batches.
         name: What meters know it by.
+        kind: Tells apart several of one name.
     """
 
     def __init__(
         self,
-        work: Callable[[Sequence[Item]], Sequence[Draft]],
+        work: Callable[[Sequence[Item]], Drawn[Draft]],
         finish: Callable[[Sequence[Item], Sequence[Draft]], Sequence[Result]],
         *,
         max_batch: int,
         max_waiting: int,
         ahead: int = 1,
         name: str = "",
+        kind: str = "",
     ) -> None:
         self.name = name
+        self.kind = kind
         self.waiting = 0
         """Items that wait, run or are being finished."""
         self.max_waiting = max_waiting
@@ -107,7 +119,6 @@ class Batcher(Generic[Item, Draft, Result]):
         self._running: asyncio.Task[None] | None = None
         self._finishing: set[asyncio.Task[None]] = set()
         self._items_per_s = 0.0
-        self._worked_until = 0.0
         QUEUES.add(self)
 
     async def submit(
@@ -128,9 +139,8 @@ class Batcher(Generic[Item, Draft, Result]):
             return []
         account, started = current(), time.monotonic()
         account.pictures += len(items)
+        account.require_time()
         left_s = account.deadline - started
-        if left_s <= 0:
-            raise DeadlineError
         self.require_room(len(items))
         admit(len(items))
         loop = asyncio.get_running_loop()
@@ -189,17 +199,13 @@ class Batcher(Generic[Item, Draft, Result]):
 
     async def _work_on(self, batch: Sequence[tuple[_Job[Item, Result], int]]) -> None:
         loop = asyncio.get_running_loop()
-        started = time.monotonic()
         items = [job.items[index] for job, index in batch]
         try:
-            drafts = await loop.run_in_executor(self._worker, self._work, items)
+            drafts, seconds = await loop.run_in_executor(self._worker, self._work, items)
         except Exception as error:
             self._fail(batch, error)
             return
         ended = time.monotonic()
-        # One that was handed over ahead has waited for the one before.
-        seconds = ended - max(started, self._worked_until)
-        self._worked_until = ended
         self._note_speed(len(batch), seconds)
         for job in dict.fromkeys(job for job, _ in batch):
             job.forward_s += seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
@@ -152,6 +153,7 @@ class Engine:
             max_waiting=max_waiting,
             ahead=hands.ahead,
             name=info.name,
+            kind="seeds",
         )
         self._remakes: Batcher[Order, Draft, bytes] | None = None
         if hands.can_remake:
@@ -162,6 +164,7 @@ class Engine:
                 max_batch=_REMADE_TOGETHER,
                 max_waiting=MAX_REMADE_WAITING,
                 name=info.name,
+                kind="remakes",
             )
 
     @property
@@ -184,9 +187,17 @@ class Engine:
         return await self._make(pictures, encoding)
 
     async def stream(
-        self, pictures: Sequence[Wanted], encoding: Encoding
+        self,
+        pictures: Sequence[Wanted],
+        encoding: Encoding,
+        made: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[tuple[int, bytes]]:
         """The files of `pictures` with their places, each as soon as its batch is done.
+
+        Args:
+            pictures: What to make.
+            encoding: As what.
+            made: Called when all are there, or none will come, however many have been taken.
 
         Raises:
             QueueFullError: Too much is waiting; before the first.
@@ -196,6 +207,7 @@ class Engine:
             self._make(pictures, encoding, lambda index, file: ready.put_nowait((index, file)))
         )
         making.add_done_callback(lambda _: ready.put_nowait(None))
+        making.add_done_callback(lambda _: made())
         try:
             while (file := await ready.get()) is not None:
                 yield file
@@ -208,20 +220,31 @@ class Engine:
 
         Raises:
             QueueFullError: Too much is waiting.
+            DeadlineError: The request's deadline has passed.
         """
         pixels = b"".join(await self._make(pictures, RAW))
         frames_thwc = np.frombuffer(pixels, np.uint8).reshape(-1, *self.info.spec.shape)
         moving: AnimationFormat = "webp" if encoding.format == "webp" else "gif"
-        return await asyncio.to_thread(animate, frames_thwc, moving, encoding.rate)
+        account, started = current(), time.monotonic()
+        account.require_time()
+        film = await asyncio.to_thread(animate, frames_thwc, moving, encoding.rate)
+        account.encode_s += time.monotonic() - started
+        return film
 
-    def require_room(self, count: int) -> None:
+    def require_room(self, count: int, *, remade: bool = False) -> None:
         """Refuse so many pictures before they are planned, which costs most of a refusal.
+
+        Args:
+            count: How many, at the least.
+            remade: Whether they are to be made of other pictures.
 
         Raises:
             QueueFullError: Too much is waiting.
         """
         self._sign()
-        self._batcher.require_room(count)
+        batcher = self._remakes if remade else self._batcher
+        if batcher is not None:
+            batcher.require_room(count)
 
     def _sign(self) -> None:
         """Tell the request's account who makes its pictures."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections import OrderedDict
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -15,18 +17,24 @@ from distgen.serving.making.loading import MakeEngine, Outline, reason, require_
 _log = logging.getLogger(__name__)
 
 
+LOAD_AGAIN_S = 60.0
+"""How long a bundle that could not be loaded is left alone: others have to make room for it."""
+
+
 class UnloadableModelError(Exception):
     """A model that is served here, and whose bundle cannot be loaded again.
 
     Args:
         name: The model's name.
         cause: Why.
+        retry_after_s: When it is tried again, in whole seconds.
     """
 
-    def __init__(self, name: str, cause: str) -> None:
+    def __init__(self, name: str, cause: str, retry_after_s: int) -> None:
         super().__init__(f"the model {name!r} cannot be loaded: {cause}")
         self.name = name
         self.cause = cause
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(eq=False)
@@ -50,6 +58,10 @@ class Copy:
     queue: list[asyncio.Future[Held]] = field(default_factory=list)
     """Requests that wait until it is loaded."""
     loading: asyncio.Task[None] | None = None
+    problem: str = ""
+    """Why it could not be loaded when it was wanted last; empty where it could."""
+    again_at: float = 0.0
+    """When that is tried again, by the monotonic clock."""
 
 
 class Memory:
@@ -69,6 +81,8 @@ class Memory:
         self._limit_bytes = limit_bytes
         self._held: OrderedDict[Copy, None] = OrderedDict()
         self._room = asyncio.Lock()
+        """Held by whoever makes room for something, and brings it."""
+        self._making = asyncio.Lock()
         self._ending: set[asyncio.Task[None]] = set()
 
     @property
@@ -106,6 +120,9 @@ class Memory:
             copy.held.users += 1
             self._held.move_to_end(copy)
             return copy.held
+        left_s = copy.again_at - time.monotonic()
+        if left_s > 0:
+            raise UnloadableModelError(copy.outline.info.name, copy.problem, math.ceil(left_s))
         place: asyncio.Future[Held] = asyncio.get_running_loop().create_future()
         copy.queue.append(place)
         if copy.loading is None:
@@ -128,10 +145,12 @@ class Memory:
         """A further copy, loaded beside all others.
 
         Raises:
-            Exception: Whatever is wrong with it.
+            Exception: Whatever is wrong with it, or that there would not be room for it alone.
         """
+        require_room(outline, self._limit_bytes)
         copy = Copy(outline)
-        async with self._room:
+        # Those who wait for room, which may take minutes, do not hold up a swap.
+        async with self._making:
             self.keep(copy, await asyncio.to_thread(self._make, outline))
         return copy
 
@@ -144,8 +163,7 @@ class Memory:
         if new is not None and old.held is None:
             self._held.move_to_end(new, last=False)  # nobody has missed the old one
         self._settle(old)
-        async with self._room:
-            await self._make_room(0)
+        self._later(self._shrink())
 
     async def close(self) -> None:
         """Unload everything, each when its running batch is done."""
@@ -157,25 +175,40 @@ class Memory:
         await asyncio.gather(*self._ending, return_exceptions=True)
 
     async def _load(self, copy: Copy) -> None:
-        try:
-            async with self._room:
+        async with self._room:
+            if all(place.done() for place in copy.queue):  # whoever wanted it has gone
+                self._waiting_for(copy)
+                return
+            try:
                 await self._make_room(copy.outline.memory_bytes)
-                engine = await asyncio.to_thread(self._make, copy.outline)
-        except Exception as error:
-            _log.error("%s cannot be loaded: %s", copy.outline.info.name, reason(error))
-            failure = UnloadableModelError(copy.outline.info.name, reason(error))
-            for place in self._waiting_for(copy):
-                place.set_exception(failure)
-            return
-        held = self.keep(copy, engine)
+                async with self._making:
+                    engine = await asyncio.to_thread(self._make, copy.outline)
+            except Exception as error:
+                self._fail(copy, reason(error))
+                return
+            held = self.keep(copy, engine)
+        copy.problem = ""
         for place in self._waiting_for(copy):
             held.users += 1  # before anybody else can look for room
             place.set_result(held)
         self._settle(copy)
 
+    def _fail(self, copy: Copy, cause: str) -> None:
+        """Tell who waits for a copy, and who asks within a while, that it does not come."""
+        name = copy.outline.info.name
+        _log.error("%s cannot be loaded: %s", name, cause)
+        copy.problem, copy.again_at = cause, time.monotonic() + LOAD_AGAIN_S
+        for place in self._waiting_for(copy):
+            place.set_exception(UnloadableModelError(name, cause, math.ceil(LOAD_AGAIN_S)))
+
     def _waiting_for(self, copy: Copy) -> list[asyncio.Future[Held]]:
         places, copy.queue, copy.loading = copy.queue, [], None
         return [place for place in places if not place.done()]
+
+    async def _shrink(self) -> None:
+        """Come back below the limit after a swap to something larger."""
+        async with self._room:
+            await self._make_room(0)
 
     async def _make_room(self, needs: int) -> None:
         while self._limit_bytes is not None and self.used_bytes + needs > self._limit_bytes:

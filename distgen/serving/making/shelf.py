@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from distgen.core.errors import UsageError
-from distgen.serving.making.account import tell_swap
+from distgen.serving.making.account import in_time, tell_swap
 from distgen.serving.making.engine import Engine, ModelInfo
 from distgen.serving.making.loading import MakeEngine, Outline
 from distgen.serving.making.memory import Copy, Memory
@@ -45,8 +45,10 @@ class Described:
     """All that a request may call it."""
     loaded: bool
     """Whether it is in memory."""
+    answers: bool
+    """Whether it is, or can be as far as is known."""
     problem: str
-    """Why a newer version is not served; empty where there is none."""
+    """Why it cannot be loaded, or a newer version is not served; empty where all is well."""
     trial: ModelInfo | None
     share: float
     """Of requests that go to the trial."""
@@ -107,9 +109,10 @@ class Shelf:
         Raises:
             UnknownModelError: There is no such model.
             UnloadableModelError: It was unloaded, and its bundle cannot be loaded again.
+            DeadlineError: It does not come before the request's deadline.
         """
         copy = self._copy(name)
-        held = await self._memory.borrow(copy)
+        held = await in_time(self._memory.borrow(copy))
         try:
             yield held.engine
         finally:
@@ -133,19 +136,18 @@ class Shelf:
             copy.outline.info,
             tuple(now.names),
             copy.held is not None,
-            spot.problem,
+            copy.held is not None or not copy.problem,
+            copy.problem or spot.problem,
             None if now.trial is None else now.trial.outline.info,
             now.standing.share,
         )
 
     def problem(self) -> str:
         """What is wrong with any of the models, which are served all the same; or nothing."""
-        return "; ".join(f"{s.name}: {s.problem}" for s in self._spots.values() if s.problem)
-
-    def waiting(self, name: str) -> int:
-        """Pictures of a model that wait or are being made."""
-        held = [copy.held for copy in self._spots[name].now.copies().values()]
-        return sum(one.engine.waiting for one in held if one is not None)
+        told = [(s.name, s.problem) for s in self._spots.values()]
+        for spot in self._spots.values():
+            told += [(spot.name, copy.problem) for copy in spot.now.copies().values()]
+        return "; ".join(f"{name}: {problem}" for name, problem in told if problem)
 
     def start(self) -> None:
         """Follow aliases from now on, in the running event loop; without any, nothing is done."""

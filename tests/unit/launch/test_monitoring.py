@@ -14,12 +14,11 @@ import pytest
 from distgen.core.errors import PreemptedError, TrainingError
 from distgen.core.storage import locate
 from distgen.launch import monitoring
-from distgen.launch.monitoring import Metric, RunMetrics, events_told, watch_queue, watch_shm
+from distgen.launch.monitoring import Metric, RunMetrics, events_told, watch_shm
 from distgen.launch.telemetry import Mailbox
 from distgen.training.run import EVENT_LOGGER, RunFolder, Tick
 
 LAST = (
-    monitoring.WAITING_IMAGES_LIMIT,
     monitoring.SHM_USED_RATIO,
     monitoring.LAST_TICK_SECONDS,
 )
@@ -175,20 +174,6 @@ def test_only_an_end_or_a_stop_is_a_departure_in_order(error: BaseException, in_
     with pytest.raises(type(error)), RunMetrics("fashion", ledger).told():
         raise error
     assert sum(ledger.counters.values()) == in_order
-
-
-def test_a_queue_is_looked_at_until_its_replica_ends() -> None:
-    ledger, ended = Ledger(), threading.Event()
-    thread = watch_queue(lambda: 12, 1024, model="fashion", replica="a1", sink=ledger, ended=ended)
-    assert ledger.told.wait(10)
-    ended.set()
-    thread.join(10)
-    assert not thread.is_alive()
-    assert thread.daemon, "it must not keep the replica's process alive"
-    assert ledger.gauges == {
-        ("distgen_serve_waiting_images", "fashion", "a1"): 12,
-        ("distgen_serve_waiting_images_limit", "fashion", "a1"): 1024,
-    }
 
 
 def test_a_node_tells_how_full_its_shared_memory_is(

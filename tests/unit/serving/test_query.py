@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import Iterator
@@ -15,8 +16,11 @@ from distgen.core.errors import UsageError
 from distgen.core.ports import free_port
 from distgen.serving.client import Client
 from distgen.serving.http.app import create_app
+from distgen.serving.http.gate import keyfile
+from distgen.serving.http.gate.keyring import Keyring
 from distgen.serving.making.shelf import Shelf
 from tests.unit.serving.http.test_remakes import HOLE, IMAGE, MASK, PIXELS
+from tests.unit.serving.making.bundles import shelf_of, store_of
 from tests.unit.serving.servers import served
 from tests.unit.serving.test_client import query
 
@@ -113,6 +117,43 @@ def test_edits_are_verified_with_the_pictures_they_were_made_of(url, tmp_path: P
     assert "--edit PICTURE --mask MASK" in str(without)
 
 
+def test_an_endpoint_with_keys_is_asked_again_with_the_key(
+    tmp_path: Path, make_engine, monkeypatch
+):
+    keys = tmp_path / "keys.json"
+    text = keyfile.add(keys, "me")
+    with served(create_app(Shelf([make_engine("vae")]), keys=Keyring(keys))) as locked:
+        monkeypatch.setenv("DISTGEN_API_KEY", text)
+        asked(locked, tmp_path, "-n", "2")
+        assert query("--url", locked, "--verify", str(tmp_path / "grid.png")).exit_code == 0
+        monkeypatch.delenv("DISTGEN_API_KEY")
+        refused = query("--url", locked, "--verify", str(tmp_path / "grid.png"))
+        assert "key" in str(refused.exception)
+        (tmp_path / "key").write_text(text)
+        (tmp_path / "key").chmod(0o600)
+        by_file = ("--key-file", str(tmp_path / "key"))
+        again = query("--url", locked, "--verify", str(tmp_path / "grid.png"), *by_file)
+        assert again.exit_code == 0
+
+
+def test_while_a_trial_runs_the_weights_that_made_a_picture_are_asked_again(tmp_path: Path):
+    store = store_of(tmp_path, 2)
+    store.promote(store.bundle("digits", 2), "digits", force=True, alias="canary", share=1.0)
+    shelf = shelf_of(store, "digits")
+    asyncio.run(shelf.look())
+    with served(create_app(shelf)) as url:
+        asked(url, tmp_path, "-n", "1", "--model", "digits@champion", out="old.png")
+        record = asked(url, tmp_path, "-n", "1", "--model", "digits")
+        assert (
+            record["digest"]
+            != json.loads(
+                query("--url", url, "--verify", str(tmp_path / "old.png"), "--json").output
+            )["digest"]
+        )
+        for name in ("old.png", "grid.png"):
+            assert query("--url", url, "--verify", str(tmp_path / name)).exit_code == 0, name
+
+
 def test_what_differs_is_said_and_the_exit_code_is_1(url, tmp_path: Path, make_engine):
     asked(url, tmp_path, "-n", "3")
     grid = tmp_path / "grid.png"
@@ -159,6 +200,7 @@ WRONG = [
     (("--vary", "a.png", "--edit", "b.png"), "not both"),
     (("--vary", "a.png", "--truncation", "0.5"), "leave --truncation out"),
     (("--vary", "no-such.png"), "cannot be read"),
+    (("sneaker", "--vary", "a.png"), "leave 'sneaker' out"),
     (("--temperature", "nan"), "from 0 to 2"),
 ]
 

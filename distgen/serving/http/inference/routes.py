@@ -34,7 +34,7 @@ from distgen.serving.http.inference.tensors import (
 )
 from distgen.serving.http.openai.answering import DIGEST_HEADER
 from distgen.serving.making.engine import ModelInfo
-from distgen.serving.making.shelf import Shelf
+from distgen.serving.making.shelf import Described, Shelf
 from distgen.serving.making.workshop.orders import RAW
 
 _MODEL = "/v2/models/{name}"
@@ -92,26 +92,23 @@ class Inference:
 
     async def index(self) -> list[dict[str, str]]:
         """The models that are served."""
-        return [
-            {"name": info.name, "version": info.digest, "state": "READY", "reason": ""}
-            for info in self._shelf.models()
-        ]
+        return [_indexed(self._shelf.describe(info.name)) for info in self._shelf.models()]
 
     async def model(self, name: str) -> dict[str, Any]:
         """What a model takes and gives."""
-        return await self._metadata(name)
+        return self._metadata(name)
 
     async def model_version(self, name: str, version: str) -> dict[str, Any]:
         """What a model of these weights takes and gives."""
-        return await self._metadata(name, version)
+        return self._metadata(name, version)
 
     async def model_ready(self, name: str) -> dict[str, Any]:
-        """That a model is loaded."""
-        return await self._readiness(name)
+        """Whether a model answers; one that is not in memory is loaded when it is asked."""
+        return self._readiness(name)
 
     async def model_version_ready(self, name: str, version: str) -> dict[str, Any]:
-        """That a model of these weights is loaded."""
-        return await self._readiness(name, version)
+        """Whether a model of these weights answers."""
+        return self._readiness(name, version)
 
     async def infer(self, request: Request, name: str) -> Response:
         """Pixels `[n, H, W, C]`, or `[n, T, H, W, C]` of clips, for n seeds."""
@@ -121,15 +118,17 @@ class Inference:
         """The same from these weights and no others."""
         return await self._infer(request, name, version)
 
-    async def _metadata(self, name: str, version: str | None = None) -> dict[str, Any]:
-        async with self._shelf.lend(name) as engine:
-            _require_version(engine.info, version)
-            return metadata(engine.info)
+    def _metadata(self, name: str, version: str | None = None) -> dict[str, Any]:
+        return metadata(self._described(name, version).info)
 
-    async def _readiness(self, name: str, version: str | None = None) -> dict[str, Any]:
-        async with self._shelf.lend(name) as engine:
-            _require_version(engine.info, version)
-            return {"name": engine.info.name, "ready": True}
+    def _readiness(self, name: str, version: str | None = None) -> dict[str, Any]:
+        found = self._described(name, version)
+        return {"name": found.info.name, "ready": found.answers}
+
+    def _described(self, name: str, version: str | None) -> Described:
+        found = self._shelf.describe(name)
+        _require_version(found.info, version)
+        return found
 
     async def _infer(self, request: Request, name: str, version: str | None = None) -> Response:
         body = inflate(await read_body(request), request.headers.get("content-encoding"))
@@ -156,6 +155,18 @@ class Inference:
             return Response(content, media_type="application/json", headers=headers)
         headers[HEADER_LENGTH] = str(length)
         return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+def _indexed(found: Described) -> dict[str, str]:
+    state, reason = "READY", "" if found.loaded else "not in memory: loaded when it is asked"
+    if not found.answers:
+        state, reason = "UNAVAILABLE", found.problem
+    return {
+        "name": found.info.name,
+        "version": found.info.digest,
+        "state": state,
+        "reason": reason,
+    }
 
 
 def _require_version(info: ModelInfo, version: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -20,6 +21,7 @@ from distgen.serving.making.engine import Engine, ModelInfo
 from distgen.serving.making.shelf import Shelf
 
 DIGEST_HEADER = "x-distgen-digest"
+_REMADE = frozenset({"variations", "edits"})
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {}, "text/event-stream": {}}}
 }
@@ -42,7 +44,7 @@ async def respond(
         model: Which of them is asked for; None: the first.
         needs: What it has to be capable of.
         prepare: What to make, given the model.
-        least: Pictures that it comes down to at the least, where they are drawn from seeds.
+        least: Pictures that it comes down to at the least.
 
     Raises:
         RequestError: The model cannot do it, or `prepare` says no.
@@ -54,7 +56,7 @@ async def respond(
         info = engine.info
         for capability in needs:
             require(capability, info, shelf.models())
-        engine.require_room(least)
+        engine.require_room(least, remade=not _REMADE.isdisjoint(needs))
         planned = await prepare(info)
         headers = {DIGEST_HEADER: info.digest}
         if not planned.is_stream:
@@ -62,9 +64,8 @@ async def respond(
             content = response_body(planned, [_text(file) for file in files], info, _now())
             data = json.dumps(content, separators=(",", ":"))
             return Response(data, media_type="application/json", headers=headers)
-        events = _events(request, engine, planned)
-        first = await anext(events)
-        return _EventStream(first, events, stack.pop_all(), headers)
+        events = _events(request, engine, planned, _returning(stack.pop_all()))
+        return _EventStream(await anext(events), events, headers)
 
 
 def require(capability: str, info: ModelInfo, models: Sequence[ModelInfo]) -> None:
@@ -123,12 +124,31 @@ def response_body(
     }
 
 
-async def _events(request: Request, engine: Engine, planned: Plan) -> AsyncGenerator[bytes]:
+def _returning(lent: AsyncExitStack) -> Callable[[], None]:
+    """What gives an engine back when a stream's pictures are made.
+
+    A client may take minutes to read them, and nobody else should have to wait for that.
+    """
+
+    def give_back() -> None:
+        task = asyncio.create_task(lent.aclose())
+        _GIVING_BACK.add(task)
+        task.add_done_callback(_GIVING_BACK.discard)
+
+    return give_back
+
+
+_GIVING_BACK: set[asyncio.Task[None]] = set()
+
+
+async def _events(
+    request: Request, engine: Engine, planned: Plan, made: Callable[[], None]
+) -> AsyncGenerator[bytes]:
     """A `completed` event for each picture; what goes wrong after the first is an event, too."""
     kind = "image_edit" if request.url.path.endswith("/edits") else "image_generation"
     is_first = True
     try:
-        async with aclosing(_as_they_come(engine, planned)) as files:
+        async with aclosing(_as_they_come(engine, planned, made)) as files:
             async for index, file in files:
                 yield _event(f"{kind}.completed", _completed(planned, index, file, engine.info))
                 is_first = False
@@ -156,7 +176,7 @@ def _completed(planned: Plan, index: int, file: bytes, info: ModelInfo) -> dict[
 
 
 class _EventStream(StreamingResponse):
-    """Server-sent events that give back what they hold, however they end."""
+    """Server-sent events, with an end to what makes them however they end."""
 
     media_type = "text/event-stream"
 
@@ -164,17 +184,15 @@ class _EventStream(StreamingResponse):
         self,
         first: bytes,
         events: AsyncGenerator[bytes],
-        held: AsyncExitStack,
         headers: dict[str, str],
     ) -> None:
         super().__init__(
             _with_first(first, events), HTTPStatus.OK, {"cache-control": "no-cache", **headers}
         )
-        held.push_async_callback(events.aclose)
-        self._held = held
+        self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._held:
+        async with aclosing(self._events):
             await super().__call__(scope, receive, send)
 
 
@@ -190,11 +208,17 @@ async def _all(engine: Engine, planned: Plan) -> list[bytes]:
     return await engine.generate(planned.pictures, planned.encoding)
 
 
-async def _as_they_come(engine: Engine, planned: Plan) -> AsyncGenerator[tuple[int, bytes]]:
+async def _as_they_come(
+    engine: Engine, planned: Plan, made: Callable[[], None]
+) -> AsyncGenerator[tuple[int, bytes]]:
     if planned.is_film:
-        yield 0, await engine.film(planned.pictures, planned.encoding)
+        try:
+            film = await engine.film(planned.pictures, planned.encoding)
+        finally:
+            made()
+        yield 0, film
         return
-    async with aclosing(engine.stream(planned.pictures, planned.encoding)) as files:
+    async with aclosing(engine.stream(planned.pictures, planned.encoding, made)) as files:
         async for file in files:
             yield file
 

@@ -44,13 +44,12 @@ def add_routes(app: FastAPI, shelf: Shelf) -> None:
     @app.get(
         "/v1/models/{name:path}/latents",
         openapi_extra={"parameters": _PARAMETERS},
-        responses=documented(404, 503),
+        responses=documented(404),
     )
     async def latents(name: str, request: Request) -> dict[str, Any]:
         """The latent vector that a seed stands for, and which of its numbers tell the most."""
         query = parse_query(request)
-        async with shelf.lend(name) as engine:
-            info = engine.info
+        info = shelf.describe(name).info
         picture = Picture(query.seed, truncation=query.truncation)
         return {
             "object": "latents",

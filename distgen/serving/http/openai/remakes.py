@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
 
+from distgen.core.spec import ImageSpec
 from distgen.serving.http.body import read_body
 from distgen.serving.http.errors import FOR_PICTURES, RequestError, documented
 from distgen.serving.http.multipart import MAX_UPLOAD_BYTES, read_form
 from distgen.serving.http.openai.answering import STREAMED, respond
-from distgen.serving.http.openai.forms import EditForm, VariationForm, read_fields, schema
+from distgen.serving.http.openai.forms import EditForm, Form, VariationForm, read_fields, schema
 from distgen.serving.http.openai.planning import Plan, plan_remakes
 from distgen.serving.http.openai.uploads import Upload, read_edit, read_picture
+from distgen.serving.making.account import current, in_time
 from distgen.serving.making.engine import ModelInfo
 from distgen.serving.making.shelf import Shelf
 
 VARIATIONS = "/v1/images/variations"
 EDITS = "/v1/images/edits"
 
+MOST_CARRIED_BYTES = 256 << 20
+"""Of uploads that arrive or wait to be decoded."""
+
 _AT_ONCE = 2  # pictures that are decoded: each may take a hundred megabytes
+Parts = dict[str, bytes]
 
 
 class Remakes:
@@ -30,6 +38,7 @@ class Remakes:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
         self._decoding = asyncio.Semaphore(_AT_ONCE)
+        self._carried_bytes = 0
 
     def add_routes(self, app: FastAPI) -> None:
         """Add both routes."""
@@ -47,24 +56,25 @@ class Remakes:
 
     async def vary(self, request: Request) -> Response:
         """Pictures that keep a part of what the given one shows."""
-        parts = await self._parts(request)
-        wanted = read_fields(VariationForm, parts, ("image",))
         return await self._remake(
-            request, wanted, "variations", lambda info: read_picture(parts["image"], info.spec)
+            request,
+            VariationForm,
+            ("image",),
+            "variations",
+            lambda parts, spec: read_picture(parts["image"], spec),
         )
 
     async def edit(self, request: Request) -> Response:
         """The given picture, made anew where its mask, or itself, has alpha 0."""
-        parts = await self._parts(request)
-        wanted = read_fields(EditForm, parts, ("image", "mask"))
         return await self._remake(
             request,
-            wanted,
+            EditForm,
+            ("image", "mask"),
             "edits",
-            lambda info: read_edit(parts["image"], parts.get("mask"), info.spec),
+            lambda parts, spec: read_edit(parts["image"], parts.get("mask"), spec),
         )
 
-    async def _parts(self, request: Request) -> dict[str, bytes]:
+    async def _parts(self, request: Request) -> Parts:
         body = await read_body(request, MAX_UPLOAD_BYTES)
         parts = read_form(request.headers.get("content-type"), body)
         if "image[]" in parts and "image" not in parts:  # so clients send a list of one
@@ -78,13 +88,51 @@ class Remakes:
     async def _remake(
         self,
         request: Request,
-        wanted: VariationForm | EditForm,
+        form: type[Form],
+        files: tuple[str, ...],
         capability: str,
-        read: Callable[[ModelInfo], Upload],
+        read: Callable[[Parts, ImageSpec], Upload],
     ) -> Response:
-        async def prepare(info: ModelInfo) -> Plan:
-            async with self._decoding:
-                upload = await asyncio.to_thread(read, info)
-            return plan_remakes(wanted, upload, info, fresh_seed=secrets.randbits(53))
+        with ExitStack() as carried:
+            carried.enter_context(self._room_for(request))
+            parts = await self._parts(request)
+            wanted = read_fields(form, parts, files)
 
-        return await respond(request, self._shelf, wanted.model, (capability,), prepare)
+            async def prepare(info: ModelInfo) -> Plan:
+                await in_time(self._decoding.acquire())
+                try:
+                    current().require_time()
+                    upload = await asyncio.to_thread(read, parts, info.spec)
+                finally:
+                    self._decoding.release()
+                parts.clear()
+                carried.close()
+                return plan_remakes(wanted, upload, info, fresh_seed=secrets.randbits(53))
+
+            needs = (capability,)
+            return await respond(
+                request, self._shelf, wanted.model, needs, prepare, least=wanted.n or 1
+            )
+
+    @contextmanager
+    def _room_for(self, request: Request) -> Iterator[None]:
+        """Inside, the request's body may be in memory.
+
+        Raises:
+            RequestError: Too many others are.
+        """
+        announced = request.headers.get("content-length", "")
+        known = announced.isascii() and announced.isdigit()
+        size = min(int(announced[:20]), MAX_UPLOAD_BYTES) if known else MAX_UPLOAD_BYTES
+        if self._carried_bytes + size > MOST_CARRIED_BYTES:
+            raise RequestError(
+                "Too many pictures are being uploaded. Try again in 1 s, or serve more replicas.",
+                status=HTTPStatus.TOO_MANY_REQUESTS,
+                code="queue_full",
+                retry_after_s=1,
+            )
+        self._carried_bytes += size
+        try:
+            yield
+        finally:
+            self._carried_bytes -= size

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
+from distgen.serving.making.batching import Drawn
 from distgen.serving.making.engine import Engine
 from distgen.serving.making.loading import Outline
 from distgen.serving.making.workshop.orders import Order
@@ -45,8 +46,8 @@ class Loaded:
 class Ticket:
     """Something that was asked of the process."""
 
-    drawn: Future[None] = field(default_factory=Future)
-    """Done when the network is free for the next batch."""
+    drawn: Future[float] = field(default_factory=Future)
+    """Done when the network is free for the next batch: the seconds that it took."""
     done: Future[Any] = field(default_factory=Future)
 
     def fail(self, error: BaseException) -> None:
@@ -137,7 +138,7 @@ class Workshop:
             except (EOFError, OSError):
                 break
             if state == "drawn":
-                self._tickets[number].drawn.set_result(None)
+                self._tickets[number].drawn.set_result(value)
                 continue
             ticket = self._tickets.pop(number)
             if state == "failed":
@@ -167,10 +168,10 @@ class _HandsApart:
         self.largest_batch = loaded.largest_batch
         self.can_remake = loaded.can_remake
 
-    def draw(self, orders: Sequence[Order]) -> list[Ticket]:
+    def draw(self, orders: Sequence[Order]) -> Drawn[Ticket]:
         return self._drawn("draw", orders)
 
-    def redraw(self, orders: Sequence[Order]) -> list[Ticket]:
+    def redraw(self, orders: Sequence[Order]) -> Drawn[Ticket]:
         return self._drawn("redraw", orders)
 
     def write(self, orders: Sequence[Order], drafts: Sequence[Ticket]) -> list[bytes]:  # noqa: ARG002
@@ -180,7 +181,6 @@ class _HandsApart:
     def close(self) -> None:
         self._workshop.ask("drop", self._model)
 
-    def _drawn(self, what: str, orders: Sequence[Order]) -> list[Ticket]:
+    def _drawn(self, what: str, orders: Sequence[Order]) -> Drawn[Ticket]:
         ticket = self._workshop.ask(what, self._model, list(orders))
-        ticket.drawn.result()
-        return [ticket] * len(orders)
+        return Drawn([ticket] * len(orders), ticket.drawn.result())

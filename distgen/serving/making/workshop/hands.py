@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from distgen.core.spec import ImageSpec
 from distgen.models.base import Sampler as ServedNetwork
+from distgen.serving.making.batching import Drawn
 from distgen.serving.making.remaking import Edit, Remaker, Variation, can_remake
 from distgen.serving.making.sampler import Picture, Sampler, UInt8Images
 from distgen.serving.making.workshop.orders import Order, write
@@ -33,11 +35,11 @@ class Hands(Protocol):
         """How many batches may be handed over before the first of them is drawn."""
         ...
 
-    def draw(self, orders: Sequence[Order]) -> Sequence[Draft]:
+    def draw(self, orders: Sequence[Order]) -> Drawn[Draft]:
         """Run the network for pictures of seeds."""
         ...
 
-    def redraw(self, orders: Sequence[Order]) -> Sequence[Draft]:
+    def redraw(self, orders: Sequence[Order]) -> Drawn[Draft]:
         """Run it for variations and edits."""
         ...
 
@@ -69,12 +71,14 @@ class HandsHere:
         self.largest_batch = min(max(8, self.sampler.largest_bucket), limit)
         self.can_remake = self._remaker is not None
 
-    def draw(self, orders: Sequence[Order]) -> list[UInt8Images]:
+    def draw(self, orders: Sequence[Order]) -> Drawn[UInt8Images]:
         """Pictures `[H, W, C]` or clips, in order."""
+        started = time.monotonic()
         pictures = [order.picture for order in orders if isinstance(order.picture, Picture)]
-        return list(self.sampler.sample(pictures))
+        drafts = list(self.sampler.sample(pictures))
+        return Drawn(drafts, time.monotonic() - started)
 
-    def redraw(self, orders: Sequence[Order]) -> list[UInt8Images]:
+    def redraw(self, orders: Sequence[Order]) -> Drawn[UInt8Images]:
         """Pictures `[H, W, C]`, in order.
 
         Raises:
@@ -82,8 +86,10 @@ class HandsHere:
         """
         if self._remaker is None:
             raise TypeError("this model makes pictures of seeds only")
+        started = time.monotonic()
         wanted = [o.picture for o in orders if isinstance(o.picture, Variation | Edit)]
-        return self._remaker.remake(wanted)
+        drafts = self._remaker.remake(wanted)
+        return Drawn(drafts, time.monotonic() - started)
 
     def write(self, orders: Sequence[Order], drafts: Sequence[UInt8Images]) -> list[bytes]:
         """Their files."""

@@ -80,8 +80,8 @@ class Bench:
     ) -> list[bytes] | None:
         """The files; or None where other threads write them and answer."""
         hands = self._models[model]
-        drafts = hands.draw(orders) if what == "draw" else hands.redraw(orders)
-        self._answer(number, "drawn", None)
+        drafts, seconds = hands.draw(orders) if what == "draw" else hands.redraw(orders)
+        self._answer(number, "drawn", seconds)
         if self._encoder_threads == 1:
             return hands.write(orders, drafts)
         self._writing.submit(self._told, number, self._write, hands, orders, drafts)

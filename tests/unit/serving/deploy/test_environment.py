@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -24,8 +25,9 @@ from distgen.serving.deploy import detached
 from distgen.serving.deploy import environment as surroundings
 from distgen.serving.deploy.endpoint import _haproxy_binary
 from distgen.serving.deploy.environment import passed_on, serve_environment
-from distgen.serving.deploy.reporting import keep_access_log
+from distgen.serving.deploy.reporting import keep_access_log, keep_event
 from distgen.serving.http.observed import ACCESS_LOG
+from distgen.serving.making.spot import Change
 
 
 def test_haproxy_starts_with_every_port_of_its_own_on_loopback(
@@ -114,6 +116,21 @@ def test_a_replicas_access_log_is_a_file_of_its_own(tmp_path: Path):
         logger.handlers, logger.level, logger.propagate = before
     assert file == tmp_path / "serve" / "access_a1.jsonl"
     assert file.read_text() == '{"status":200}\n'
+
+
+def test_what_becomes_of_models_is_a_line_each_in_a_file(tmp_path: Path):
+    file = tmp_path / "serve" / "events_a1.jsonl"
+    keep_event(file, Change("swap", "digits", "abc", "version 2 took over from version 1"))
+    keep_event(file, Change("problem", "digits", "abc", "version 3: damaged"))
+    first, second = map(json.loads, file.read_text().splitlines())
+    assert first.pop("time").endswith("+00:00")
+    assert first == {
+        "kind": "swap",
+        "model": "digits",
+        "digest": "abc",
+        "detail": "version 2 took over from version 1",
+    }
+    assert (second["kind"], second["detail"]) == ("problem", "version 3: damaged")
 
 
 def test_what_ray_serve_says_of_itself_is_hidden_but_for_its_health(tmp_path: Path):

@@ -13,7 +13,7 @@ import pytest
 from distgen.launch import monitoring
 from distgen.launch.monitoring import Metric, tell_often
 from distgen.serving.http.app import create_app
-from distgen.serving.http.metrics import Tally, exposition
+from distgen.serving.http.metrics import TALLY, Tally, exposition
 from distgen.serving.making.account import METERS, Account, tell_swap
 from distgen.serving.making.shelf import Shelf
 
@@ -65,7 +65,9 @@ def test_requests_pictures_batches_stages_and_swaps_are_counted(make_engine, tal
     assert counted["distgen_serve_swaps_total", "fashion", "r1", "done"] == 1
     for stage in ("queue", "forward", "encode", "total"):
         assert counted["distgen_serve_stage_seconds_count", "fashion", "r1", stage] == 2
-    assert 'distgen_serve_waiting_images{model="fashion"' in text
+    of_seeds = f'{{model="fashion",replica="{TALLY.replica}",queue="seeds"}}'
+    assert f"distgen_serve_waiting_images{of_seeds} 0\n" in text
+    assert f"distgen_serve_waiting_images_limit{of_seeds} " in text
     assert "nobody" not in text, "what clients make up is no label"
 
 

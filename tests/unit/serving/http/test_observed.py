@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -247,6 +248,40 @@ def test_the_access_log_has_a_line_of_json_for_each_request_and_no_secrets(make_
     assert (full["status"], full["reason"], full["model"]) == (429, "queue_full", "fashion")
     assert (unknown["status"], unknown["reason"]) == (404, "model_not_found")
     assert len(long["path"]) == 200
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_a_stream_that_is_read_to_its_end_is_no_hang_up(make_engine, caplog, count):
+    async def run() -> None:
+        engine, terms = make_engine(), Terms(access_log=True)
+        async with served(engine, terms) as port, httpx.AsyncClient() as client:
+            body = {"n": count, "stream": True}
+            answer = await client.post(f"http://127.0.0.1:{port}{PATH}", json=body)
+            assert answer.text.count("event: image_generation.completed") == count
+            assert "server-timing" not in answer.headers, "it left before that was known"
+            while not caplog.messages:
+                await asyncio.sleep(0.01)
+
+    caplog.set_level(logging.INFO, ACCESS_LOG)
+    asyncio.run(run())
+    (line,) = map(json.loads, caplog.messages)
+    assert (line["status"], line.get("reason"), line["pictures"]) == (200, None, count)
+
+
+def test_a_film_takes_the_time_of_its_encoding(make_engine, monkeypatch):
+    def slowly(*_: object) -> bytes:
+        time.sleep(0.1)
+        return b"GIF89a"
+
+    async def run() -> float:
+        monkeypatch.setattr("distgen.serving.making.engine.animate", slowly)
+        async with client_of(make_engine()) as client:
+            way = {"seed": 1, "interpolate": {"to": 2, "steps": 4}, "output_format": "gif"}
+            answer = await client.post(PATH, json=way)
+            assert answer.status_code == 200, answer.text
+            return float(answer.headers["server-timing"].rpartition("dur=")[2])
+
+    assert asyncio.run(run()) >= 100
 
 
 @pytest.mark.parametrize(("value", "wanted"), [("1", True), ("0", False), ("", False)])

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import struct
+import threading
 import zlib
 from dataclasses import replace
 from typing import Any
@@ -17,8 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from distgen.core.spec import ImageSpec
 from distgen.serving.http.app import create_app
 from distgen.serving.http.multipart import MAX_PARTS, MAX_UPLOAD_BYTES
+from distgen.serving.http.openai import remakes
 from distgen.serving.http.openai.remakes import EDITS, VARIATIONS
 from distgen.serving.making.engine import Engine
 from distgen.serving.making.shelf import Shelf
@@ -245,6 +248,59 @@ def test_what_is_no_form_is_refused(vae, name):
     response = post([vae()], EDITS, content=body, headers={"content-type": content_type})
     assert response.status_code == 400, response.text
     assert says in response.json()["error"]["message"]
+
+
+def test_more_uploads_than_memory_is_meant_for_are_429(vae, monkeypatch):
+    monkeypatch.setattr(remakes, "MOST_CARRIED_BYTES", 20_000)
+    reading, go_on = threading.Semaphore(0), threading.Event()
+    read = remakes.read_picture
+
+    def held(data: bytes, spec: ImageSpec) -> remakes.Upload:
+        reading.release()
+        assert go_on.wait(30)
+        return read(data, spec)
+
+    monkeypatch.setattr(remakes, "read_picture", held)
+
+    async def how(client: httpx.AsyncClient) -> None:
+        padded = {"image": IMAGE + bytes(12_000)}
+        first = asyncio.create_task(client.post(VARIATIONS, data={"n": "1"}, files=padded))
+        await asyncio.to_thread(reading.acquire)
+        second = await client.post(VARIATIONS, data={"n": "1"}, files=padded)
+        assert (second.status_code, second.headers["retry-after"]) == (429, "1")
+        go_on.set()
+        assert (await first).status_code == 200
+        assert (await client.post(VARIATIONS, files=padded)).status_code == 200
+
+    ask([vae()], how)
+
+
+def test_uploads_for_which_nobody_waits_any_more_are_not_decoded(vae, monkeypatch):
+    reading, go_on, decoded = threading.Semaphore(0), threading.Event(), []
+    read = remakes.read_picture
+
+    def held(data: bytes, spec: ImageSpec) -> remakes.Upload:
+        decoded.append(1)
+        reading.release()
+        assert go_on.wait(30)
+        return read(data, spec)
+
+    monkeypatch.setattr(remakes, "read_picture", held)
+
+    async def how(client: httpx.AsyncClient) -> None:
+        async def vary(**headers: str) -> httpx.Response:
+            return await client.post(VARIATIONS, files={"image": IMAGE}, headers=headers)
+
+        busy = [asyncio.create_task(vary()) for _ in range(2)]
+        for _ in busy:
+            await asyncio.to_thread(reading.acquire)
+        late = await vary(**{"x-request-timeout": "0.05"})
+        assert late.status_code == 504
+        go_on.set()
+        assert [(await one).status_code for one in busy] == [200, 200]
+
+    ask([vae()], how)
+    assert len(decoded) == 2
 
 
 def test_a_body_that_is_too_large_is_refused(vae):

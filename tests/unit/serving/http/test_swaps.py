@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+from starlette.types import Message
 
 from distgen.registry import inspect_bundle
 from distgen.serving.http.app import create_app
@@ -129,4 +131,65 @@ async def test_a_model_that_cannot_be_loaded_again_is_unavailable(tmp_path: Path
         error = answer.json()["error"]
         assert (error["code"], error["param"]) == ("model_unavailable", "model")
         assert str(tmp_path) not in answer.text
+        assert 0 < int(answer.headers["retry-after"]) <= 60
+        listed = {each["name"]: each for each in (await client.post("/v2/repository/index")).json()}
+        assert listed["shoes"]["state"] == "UNAVAILABLE"
+        assert not (await client.get("/v2/models/shoes/ready")).json()["ready"]
+        assert "shoes: " in (await client.get("/readyz")).json()["problem"]
         assert (await client.post(PATH, json=BODY)).status_code == 200
+
+
+@in_loop
+async def test_who_only_looks_loads_no_model(tmp_path: Path):
+    store_of(tmp_path, 1, "a")
+    store = store_of(tmp_path, 1, "b")
+    shelf = shelf_of(store, "a", "b", memory_bytes=20_000)
+    async with client_of(shelf) as client:
+        for path in ("", "/ready", "/versions/" + shelf.describe("b").info.digest):
+            answer = await client.get(f"/v2/models/b{path}")
+            assert answer.status_code == 200, answer.text
+            assert answer.json().get("ready", True)
+        _, cold = (await client.post("/v2/repository/index")).json()
+        assert (cold["state"], cold["reason"][:13]) == ("READY", "not in memory")
+        latents = (await client.get("/v1/models/b/latents?seed=3")).json()["latents"]
+        assert len(latents) == 4
+        assert not shelf.describe("b").loaded
+
+
+@in_loop
+async def test_a_reader_that_stands_still_holds_no_model(tmp_path: Path):
+    store_of(tmp_path, 1, "a")
+    store = store_of(tmp_path, 1, "b")
+    shelf = shelf_of(store, "a", "b", memory_bytes=20_000)
+    app = create_app(shelf)
+    body = json.dumps({"n": 40, "stream": True, "model": "a"}).encode()
+    stands, goes_on = asyncio.Event(), asyncio.Event()
+    sent: list[Message] = []
+
+    asked: list[Message] = [{"type": "http.request", "body": body}]
+
+    async def receive() -> Message:
+        if asked:
+            return asked.pop()
+        await goes_on.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if message["type"] == "http.response.body":
+            stands.set()
+            await goes_on.wait()
+
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
+        "path": PATH, "raw_path": PATH.encode(), "query_string": b"", "root_path": "",
+        "scheme": "http", "headers": [], "client": ("127.0.0.1", 1), "server": ("test", 80),
+    }  # fmt: skip
+    reading = asyncio.create_task(app(scope, receive, send))
+    await stands.wait()
+    async with client_of(shelf) as client:
+        answer = await client.post(PATH, json=BODY | {"model": "b"})
+        assert file_of(answer) == await alone(store.bundle("b", 1), PICTURE)
+        assert not shelf.describe("a").loaded
+        goes_on.set()
+        await asyncio.wait([reading])

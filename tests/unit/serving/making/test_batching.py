@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 
 from distgen.serving.making.account import Account, DeadlineError, opened
-from distgen.serving.making.batching import Batcher, QueueFullError
+from distgen.serving.making.batching import Batcher, Drawn, QueueFullError
 
 
 class Gate:
@@ -40,7 +40,12 @@ def times_ten(items: Sequence[int]) -> list[int]:
 
 
 def batcher(work, finish=add_one, max_batch=4, max_waiting=100, **options) -> Batcher:
-    return Batcher(work, finish, max_batch=max_batch, max_waiting=max_waiting, **options)
+    def timed(items: Sequence[int]) -> Drawn[int]:
+        started = time.monotonic()
+        drafts = work(items)
+        return Drawn(drafts, time.monotonic() - started)
+
+    return Batcher(timed, finish, max_batch=max_batch, max_waiting=max_waiting, **options)
 
 
 @pytest.mark.parametrize("ahead", [1, 3])

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from distgen.core.errors import UsageError
+from distgen.models import GANConfig
 from distgen.registry import ModelStore, load_bundle
+from distgen.serving.making.account import Account, DeadlineError, opened
 from distgen.serving.making.engine import Engine
 from distgen.serving.making.loading import Outline, outline
-from distgen.serving.making.memory import UnloadableModelError
+from distgen.serving.making.memory import LOAD_AGAIN_S, UnloadableModelError
 from distgen.serving.making.references import Edition
 from distgen.serving.making.sampler import Picture
 from distgen.serving.making.shelf import Shelf
@@ -132,9 +135,71 @@ async def test_a_swap_of_a_cold_model_is_checked_and_takes_no_room_of_others(sto
     shelf = shelf_of(store, *NAMES, memory_bytes=int(2.5 * size_of(store)))
     store.promote(bundle(tmp_path / "c2", 9, name="c"), force=True)
     await shelf.look()
-    assert loaded(shelf) == ["a", "b"]
     assert shelf.describe("c").info.version == 2
+    while loaded(shelf) != ["a", "b"]:
+        await asyncio.sleep(0.001)
     assert await ask(shelf, "c") == await alone(store.bundle("c", 2), PICTURE)
+    await shelf.close()
+
+
+@in_loop
+async def test_a_swap_does_not_wait_for_whoever_waits_for_room(store, tmp_path):
+    shelf = shelf_of(store, *NAMES, memory_bytes=size_of(store))
+    async with shelf.lend("a"):
+        waiting = asyncio.create_task(ask(shelf, "b"))
+        while shelf.describe("a").loaded:
+            await asyncio.sleep(0)
+        store.promote(bundle(tmp_path / "c2", 9, name="c"), force=True)
+        await shelf.look()
+        assert shelf.describe("c").info.version == 2
+        assert not waiting.done()
+    await waiting
+    await shelf.close()
+
+
+@in_loop
+async def test_who_waits_for_room_waits_until_its_deadline(store):
+    shelf = shelf_of(store, "a", "b", memory_bytes=size_of(store))
+    async with shelf.lend("a") as engine:
+        with opened(Account(deadline=time.monotonic() + 0.05)), pytest.raises(DeadlineError):
+            await ask(shelf, "b")
+        assert len(await engine.generate([PICTURE], Encoding())) == 1
+    assert await ask(shelf, "b") == await alone(store.bundle("b", 1), PICTURE)
+    await shelf.close()
+
+
+@in_loop
+async def test_a_version_that_alone_is_larger_than_the_limit_is_no_swap(store, tmp_path):
+    shelf = shelf_of(store, "a", memory_bytes=size_of(store))
+    wide = GANConfig(latent_dim=4, width=16, conditional=True)
+    store.promote(bundle(tmp_path / "wide", name="a", model=wide), force=True)
+    await shelf.look()
+    assert shelf.describe("a").info.version == 1
+    assert "does not fit into" in shelf.problem()
+    assert await ask(shelf, "a") == await alone(store.bundle("a", 1), PICTURE)
+    await shelf.close()
+
+
+@in_loop
+async def test_a_damaged_bundle_pushes_nobody_out_twice_and_is_told(store, monkeypatch):
+    shelf = shelf_of(store, "a", "b", memory_bytes=size_of(store))
+    weights = Path(store.bundle("b", 1).path) / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UnloadableModelError):
+        await ask(shelf, "b")
+    assert not shelf.describe("b").answers
+    assert "b: " in shelf.problem()
+    assert shelf.describe("b").problem in shelf.problem()
+    await ask(shelf, "a")
+    with pytest.raises(UnloadableModelError) as again:
+        await ask(shelf, "b")
+    assert 0 < again.value.retry_after_s <= LOAD_AGAIN_S
+    assert shelf.describe("a").loaded
+    weights.write_bytes(whole)
+    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + LOAD_AGAIN_S)
+    assert await ask(shelf, "b") == await alone(store.bundle("b", 1), PICTURE)
+    assert shelf.problem() == ""
     await shelf.close()
 
 

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -24,7 +26,7 @@ from distgen.serving.making.references import Edition
 from distgen.serving.making.remaking import Edit, Variation
 from distgen.serving.making.sampler import Picture
 from distgen.serving.making.workshop.apart import Workshop, WorkshopLostError
-from distgen.serving.making.workshop.orders import RAW, Encoding
+from distgen.serving.making.workshop.orders import RAW, Encoding, Order
 from tests.unit.serving.making.bundles import bundle, in_loop, load
 
 PICTURES = [Picture(seed, seed % 3) for seed in range(21)]
@@ -71,6 +73,17 @@ def test_pictures_are_remade_as_here(tmp_path: Path, workshop: Workshop) -> None
     assert asyncio.run(all_of(workshop.load(shown), wanted)) == asyncio.run(
         all_of(load(shown), wanted)
     )
+
+
+def test_the_time_of_a_batch_is_that_of_its_network_and_not_of_the_queue(tmp_path, workshop):
+    engine = workshop.load(outline(edition(bundle(tmp_path / "b")), "digits"))
+    orders = [Order(picture, Encoding("webp", 100)) for picture in PICTURES]
+    started = time.monotonic()
+    with ThreadPoolExecutor(4) as threads:  # each waits for those before, and their encoding
+        drawn = list(threads.map(engine.hands.draw, [orders] * 8))
+    assert all(one.seconds > 0 for one in drawn)
+    assert sum(one.seconds for one in drawn) <= time.monotonic() - started
+    engine.hands.close()
 
 
 @in_loop

@@ -44,8 +44,8 @@ class Guarded:
         frame = application._frame
         frames: list[FastAPI] = []
 
-        def kept(shelf: Shelf) -> FastAPI:
-            frames.append(frame(shelf))
+        def kept(shelf: Shelf, keys: Keyring | None) -> FastAPI:
+            frames.append(frame(shelf, keys))
             return frames[-1]
 
         monkeypatch.setattr(application, "_frame", kept)
@@ -91,6 +91,20 @@ def guarded(make_engine: Callable[..., Any], tmp_path: Path, monkeypatch) -> Ite
 
 def filled(path: str) -> str:
     return re.sub(r"\{[^}]*\}", "fashion", path)
+
+
+def test_readiness_tells_of_a_broken_file_of_keys_and_not_where_it_lies(guarded):
+    assert "problem" not in guarded.ask("GET", "/readyz").json()
+    good = guarded.path.read_bytes()
+    guarded.path.write_bytes(b"{")
+    guarded.clock.now_s += LOOK_EVERY_S
+    assert guarded.ask("GET", "/v1/models", guarded.key).status_code == 200
+    told = guarded.ask("GET", "/readyz")
+    assert told.json()["problem"] == "the file of keys cannot be read"
+    guarded.path.write_bytes(good)
+    guarded.clock.now_s += LOOK_EVERY_S
+    assert guarded.ask("GET", "/v1/models", guarded.key).status_code == 200
+    assert "problem" not in guarded.ask("GET", "/readyz").json()
 
 
 def test_every_route_is_in_the_table_and_answers_only_whom_it_says(guarded: Guarded):
