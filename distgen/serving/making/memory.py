@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from distgen.serving.making.account import DeadlineError, in_time
 from distgen.serving.making.engine import Engine
 from distgen.serving.making.loading import MakeEngine, Outline, reason, require_room
 
@@ -115,6 +116,7 @@ class Memory:
 
         Raises:
             UnloadableModelError: It cannot be loaded.
+            DeadlineError: It does not come before the request's deadline.
         """
         if copy.held is not None:
             copy.held.users += 1
@@ -128,8 +130,9 @@ class Memory:
         if copy.loading is None:
             copy.loading = asyncio.create_task(self._load(copy))
         try:
-            return await place
-        except asyncio.CancelledError:
+            return await in_time(place)
+        except (asyncio.CancelledError, DeadlineError):
+            # It may have come in the very moment.
             if place.done() and not place.cancelled() and place.exception() is None:
                 self.give_back(copy, place.result())
             raise

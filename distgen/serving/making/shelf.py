@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from distgen.core.errors import UsageError
-from distgen.serving.making.account import in_time, tell_swap
+from distgen.serving.making.account import tell_swap
 from distgen.serving.making.engine import Engine, ModelInfo
 from distgen.serving.making.loading import MakeEngine, Outline
 from distgen.serving.making.memory import Copy, Memory
@@ -112,7 +112,7 @@ class Shelf:
             DeadlineError: It does not come before the request's deadline.
         """
         copy = self._copy(name)
-        held = await in_time(self._memory.borrow(copy))
+        held = await self._memory.borrow(copy)
         try:
             yield held.engine
         finally:
