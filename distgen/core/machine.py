@@ -77,7 +77,7 @@ def memory(need: int, gpu_bytes: int | None = None) -> Finding:
             "memory",
             f"{owner} has {gib(total)}, and weights, gradients and optimiser of one rank "
             f"alone take {gib(need)}",
-            "smaller networks: model.width, model.blocks",
+            "smaller networks (model.width, model.blocks), or no ranks there",
         )
     return ok("memory", f"{gib(total)} in all")
 

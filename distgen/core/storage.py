@@ -218,6 +218,10 @@ class Location:
         elif kind == pafs.FileType.File:
             self._persist(lambda: self.filesystem.delete_file(self.path))
 
+    def move_to(self, target: Location) -> None:
+        """Let the file or the folder be where `target` is; a store copies what is moved."""
+        self._persist(lambda: self.filesystem.move(self.path, target.path))
+
     def _info(self) -> pafs.FileInfo:
         return self._persist(lambda: self.filesystem.get_file_info(self.path))
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import ray
 import ray.data
+import torch
 
 from distgen.core.errors import UsageError
 from distgen.core.storage import Location, locate
@@ -116,7 +117,15 @@ def generate(
     image = loaded.spec.model_copy(update={"classes": names})
     kind = "png" if image.frames is None else "npy"
     digest = digest_of(
-        {"model": loaded.digest, "count": count, **asdict(replace(recipe, bundle=""))}, {}
+        {
+            "model": loaded.digest,
+            "count": count,
+            **asdict(replace(recipe, bundle="")),
+            # Others round otherwise.
+            "torch": torch.__version__,
+            "device": "cuda" if gpus_per_worker else "cpu",
+        },
+        {},
     )
     with connect(address) as connection, ExitStack() as stack:
         room = connection.room()

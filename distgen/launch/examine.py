@@ -18,6 +18,8 @@ from distgen.core.software import same_software, versions
 from distgen.core.storage import locate
 from distgen.launch import auth
 
+MEMORY = "memory"
+
 
 @dataclass(frozen=True)
 class Look:
@@ -54,7 +56,7 @@ def essentials(look: Look) -> list[Finding]:
         _guarded("/dev/shm", lambda: machine.shared_memory(look.shared_memory_bytes)),  # noqa: S108
     ]
     if look.memory_bytes:
-        found.append(_guarded("memory", lambda: machine.memory(look.memory_bytes)))
+        found.append(_guarded(MEMORY, lambda: _memory(look.memory_bytes)))
     if look.mark is not None:
         found.append(reach.storage(look.mark, look.name))
     if look.shards:
@@ -82,6 +84,12 @@ def everything(look: Look, asker: Mapping[str, str], offered: float | None) -> l
         _guarded("stack dumps", lambda: machine.stack_dumps(stacks_of(os.getpid()))),
         _guarded("token", auth.look_at_token),
     ]
+
+
+def _memory(need: int) -> Finding:
+    """A warning where there is too little: ranks may have room on other machines."""
+    found = machine.memory(need)
+    return found if found.verdict == "ok" else warning(MEMORY, found.text, found.remedy)
 
 
 def _disks(look: Look) -> list[Finding]:

@@ -24,6 +24,8 @@ from distgen.core.errors import PreemptedError
 if TYPE_CHECKING:
     from distgen.training.run import Tick
 
+_log = logging.getLogger(__name__)
+
 REFRESH_S = 2.0
 """Seconds between two settings of a gauge: well below Ray's report interval of 10 s."""
 
@@ -338,7 +340,10 @@ def _repeat(work: Callable[[], None], ended: threading.Event) -> threading.Threa
 
     def loop() -> None:
         while True:
-            work()
+            try:
+                work()
+            except Exception:  # what goes wrong once must not end the telling
+                _log.exception("metrics could not be told; they are in a few seconds")
             if ended.wait(REFRESH_S):
                 return
 

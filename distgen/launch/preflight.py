@@ -7,7 +7,7 @@ that comes from one node of many, and after minutes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 
 from distgen.core import reach
@@ -19,7 +19,7 @@ from distgen.data import ShardSet, has_split, open_shard_set
 from distgen.data.index import INDEX_NAME, MANIFEST_NAME
 from distgen.data.streaming.mixed import MixedSet, Pictures
 from distgen.launch.cluster import Connection, Room, slots
-from distgen.launch.examine import Look, essentials
+from distgen.launch.examine import MEMORY, Look, essentials
 from distgen.launch.probe import NoAnswer, Node, Probes, living_nodes
 from distgen.training.job import TrainJob
 from distgen.training.scaling import ScalingConfig
@@ -97,8 +97,25 @@ def require_fit_nodes(
     except OSError as error:
         refused = reach.unwritable(job.storage, error)
         raise UsageError(f"This machine: {refused.text}.", remedy=refused.remedy) from error
+    require_memory(found.values())
     ask = "distgen doctor" + ("" if connection.started_here else f" --address {connection.address}")
     judge({node.name: answer for node, answer in found.items()}, on_message, ask)
+
+
+def require_memory(found: Iterable[Sequence[Finding] | NoAnswer]) -> None:
+    """Refuse networks of which no node can hold what a rank keeps.
+
+    Raises:
+        UsageError: Every node that answers says so of itself.
+    """
+    answers = [answer for answer in found if not isinstance(answer, NoAnswer)]
+    short = [f for answer in answers for f in answer if f.subject == MEMORY and f.verdict != "ok"]
+    if short and len(short) == len(answers):
+        raise UsageError(
+            "These networks are too large for every node.",
+            cause=short[0].text,
+            remedy="smaller networks (model.width, model.blocks), or larger nodes",
+        )
 
 
 def judge(

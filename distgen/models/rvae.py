@@ -10,7 +10,7 @@ import math
 from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from distgen.core.config import Config
@@ -36,22 +36,14 @@ class RVAEConfig(Config):
     width: int = Field(default=256, ge=4, le=8192)
     """Hidden units of each LSTM."""
     channels: int = Field(default=64, ge=4, le=8192)
-    """Sequence: feature maps of a band; halved with each doubling of the resolution, down to a
-    quarter."""
+    """Sequence, of no effect else: feature maps of a band; halved with each doubling of the
+    resolution, down to a quarter."""
     clock_features: int = Field(default=16, ge=2, le=1024, multiple_of=2)
-    """Global: sines and cosines that tell the decoder how far along the rows it is."""
+    """Global, of no effect else: sines and cosines that tell the decoder how far along the rows it
+    is."""
     likelihood: LikelihoodName = "bernoulli"
     """`bernoulli` (stochastically binarised pixels), `gaussian` (grey levels or colours), or
     `logistic` or `logistic-mixture` (8-bit values themselves)."""
-
-    @model_validator(mode="after")
-    def _keys_are_read(self) -> RVAEConfig:
-        other, key = (
-            ("sequence", "channels") if self.latents == "global" else ("global", "clock_features")
-        )
-        if getattr(self, key) != type(self).model_fields[key].default:
-            raise ValueError(f"{key} belongs to latents: {other}")
-        return self
 
 
 def clock(steps: int, features: int, like: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from distgen.core.config import Config
@@ -54,18 +54,10 @@ class AugmentationConfig(Config):
     """Probability of each change at the start."""
     target: MeanSign | None = 0.6
     """Mean sign of the discriminator's verdicts on real pictures, from -1 to 1, above which the
-    probability rises and below which it falls; null: the probability stays as it is."""
+    probability rises and below which it falls; null: the probability stays as it is, and
+    nothing happens at 0."""
     ramp_images: PositiveInt = 500_000
     """Images in which the probability would rise from 0 to 1."""
-
-    @model_validator(mode="after")
-    def _happens(self) -> AugmentationConfig:
-        if self.target is None and not self.probability:
-            raise ValueError(
-                "a probability of 0 that stays as it is changes nothing; give a probability, or a "
-                "target towards which it adapts"
-            )
-        return self
 
 
 class Augmentation:

@@ -377,7 +377,7 @@ def refuse_if_different(run: RunFolder, job: TrainJob, fingerprint: str) -> None
 def _move_aside(location: Location) -> None:
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     aside = location.parent / f"{location.name}.before-{stamp}"
-    location.filesystem.move(location.path, aside.path)
+    location.move_to(aside)
 
 
 def _version(package: str) -> str | None:

@@ -37,6 +37,9 @@ _BLOCK = 512  # tar headers and padding
 _LONGEST_MEMBER = 100  # what fits one ustar header; longer names would need a second block
 _OWNER = "distgen"
 _ASIDE = ".next"
+_STAGE = ".stage"
+"""File of a whole set aside, which says how far it has come on its way to its place."""
+_REMOVING, _MOVING = "removing what was there", "moving"
 _SHARD_NAME = re.compile(r"(shard|train|test|val)-\d{6}\.tar")
 _SCRAP_NAME = re.compile(rf"\.({_SHARD_NAME.pattern}|{re.escape(INDEX_NAME)})\.\d+\.tmp")
 
@@ -273,8 +276,10 @@ def replacing(
     Raises:
         UsageError: A file is here, or a shard set that must not be overwritten.
     """
-    there = check_room(location, overwrite)
     aside = location / _ASIDE
+    if (aside / _STAGE).is_file():
+        _take_over(aside, location)  # for whoever was killed at it
+    there = check_room(location, overwrite)
     if not there or not reusable(aside):
         aside.remove()
     if not there:
@@ -286,9 +291,18 @@ def replacing(
         if not reusable(aside):
             aside.remove()
         raise
-    for place in there:
-        if place.name != _ASIDE:
-            remove_set(place)
+    (aside / _STAGE).write_text(_REMOVING)
+    _take_over(aside, location)
+
+
+def _take_over(aside: Location, location: Location) -> None:
+    """Put what is whole aside into the place of what is there, from where that was left."""
+    stage = aside / _STAGE
+    if stage.read_bytes() == _REMOVING.encode():
+        for place in existing_sets(location):
+            if place.name != _ASIDE:
+                remove_set(place)
+        stage.write_text(_MOVING)
     _move_all(aside, location)
     aside.remove()
 
@@ -296,7 +310,9 @@ def replacing(
 def _move_all(source: Location, target: Location) -> None:
     """Move files, those of splits too, and of each folder the manifest last."""
     for place in sorted(source.list(), key=lambda place: place.name == MANIFEST_NAME):
+        if place.name == _STAGE:
+            continue
         if place.is_dir():
             _move_all(place, (target / place.name).make_dir())
         else:
-            place.filesystem.move(place.path, (target / place.name).path)
+            place.move_to(target / place.name)

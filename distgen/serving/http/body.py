@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http import HTTPStatus
 
 from fastapi import Request
@@ -11,15 +12,18 @@ from distgen.serving.http.errors import RequestError
 MAX_BODY_BYTES = 256 * 1024
 
 
-async def read_body(request: Request, most: int = MAX_BODY_BYTES) -> bytes:
+async def read_body(
+    request: Request, most: int = MAX_BODY_BYTES, arrived: Callable[[int], None] = lambda _: None
+) -> bytes:
     """A body's bytes.
 
     Args:
         request: Whose.
         most: As many there may be.
+        arrived: Called with the size of each part that comes.
 
     Raises:
-        RequestError: There are more, or its length says so before it comes.
+        RequestError: There are more, or its length says so before it comes; or what `arrived` says.
     """
     announced = request.headers.get("content-length", "")
     # Twenty digits are more than a body can have.
@@ -27,6 +31,7 @@ async def read_body(request: Request, most: int = MAX_BODY_BYTES) -> bytes:
         raise _too_large(most)
     body = bytearray()
     async for chunk in request.stream():
+        arrived(len(chunk))
         body += chunk
         if len(body) > most:
             raise _too_large(most)

@@ -10,6 +10,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, groupby
+from typing import Any
 
 from fastapi import FastAPI, Response
 
@@ -26,7 +27,7 @@ from distgen.launch.monitoring import (
     Sample,
 )
 from distgen.serving.making.account import METERS, Account
-from distgen.serving.making.batching import QUEUES
+from distgen.serving.making.batching import QUEUES, Batcher
 
 _MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BY_NAME = {each.name: each for each in (REQUESTS, IMAGES, STAGE_SECONDS, BATCH_IMAGES, SWAPS)}
@@ -97,7 +98,7 @@ class Tally:
     def queues(self) -> Iterator[Sample]:
         """How much waits now, by model and kind."""
         waiting: dict[tuple[str, str], tuple[int, int]] = {}
-        for queue in list(QUEUES):
+        for queue in _queues():
             now, limit = waiting.get((queue.name, queue.kind), (0, 0))
             waiting[queue.name, queue.kind] = (now + queue.waiting, limit + queue.max_waiting)
         for (name, kind), (now, limit) in waiting.items():
@@ -121,6 +122,15 @@ class Tally:
 TALLY = Tally(str(os.getpid()))
 """This process's."""
 METERS.append(TALLY)
+
+
+def _queues() -> list[Batcher[Any, Any, Any]]:
+    """All of this process; models that come meanwhile change the set under the hands."""
+    while True:
+        try:
+            return list(QUEUES)
+        except RuntimeError:
+            continue
 
 
 def add_routes(app: FastAPI) -> None:

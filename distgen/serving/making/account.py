@@ -102,7 +102,8 @@ async def in_time(waiting: Awaitable[T]) -> T:
     """
     left_s = current().deadline - time.monotonic()
     try:
-        return await asyncio.wait_for(waiting, None if left_s == math.inf else max(0.0, left_s))
+        async with asyncio.timeout(None if left_s == math.inf else max(0.0, left_s)):
+            return await waiting
     except TimeoutError as error:
         raise DeadlineError from error
 

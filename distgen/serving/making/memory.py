@@ -13,7 +13,7 @@ from typing import Any
 
 from distgen.serving.making.account import DeadlineError, in_time
 from distgen.serving.making.engine import Engine
-from distgen.serving.making.loading import MakeEngine, Outline, reason, require_room
+from distgen.serving.making.loading import MakeEngine, Outline, reason, require_room, told
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +63,11 @@ class Copy:
     """Why it could not be loaded when it was wanted last; empty where it could."""
     again_at: float = 0.0
     """When that is tried again, by the monotonic clock."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is in memory, or may come there when it is wanted."""
+        return self.held is not None or time.monotonic() >= self.again_at
 
 
 class Memory:
@@ -187,7 +192,7 @@ class Memory:
                 async with self._making:
                     engine = await asyncio.to_thread(self._make, copy.outline)
             except Exception as error:
-                self._fail(copy, reason(error))
+                self._fail(copy, error)
                 return
             held = self.keep(copy, engine)
         copy.problem = ""
@@ -196,10 +201,10 @@ class Memory:
             place.set_result(held)
         self._settle(copy)
 
-    def _fail(self, copy: Copy, cause: str) -> None:
+    def _fail(self, copy: Copy, error: Exception) -> None:
         """Tell who waits for a copy, and who asks within a while, that it does not come."""
-        name = copy.outline.info.name
-        _log.error("%s cannot be loaded: %s", name, cause)
+        name, cause = copy.outline.info.name, told(error)
+        _log.error("%s cannot be loaded: %s", name, reason(error))
         copy.problem, copy.again_at = cause, time.monotonic() + LOAD_AGAIN_S
         for place in self._waiting_for(copy):
             place.set_exception(UnloadableModelError(name, cause, math.ceil(LOAD_AGAIN_S)))

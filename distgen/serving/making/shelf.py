@@ -136,7 +136,7 @@ class Shelf:
             copy.outline.info,
             tuple(now.names),
             copy.held is not None,
-            copy.held is not None or not copy.problem,
+            copy.answers,
             copy.problem or spot.problem,
             None if now.trial is None else now.trial.outline.info,
             now.standing.share,
@@ -180,7 +180,10 @@ class Shelf:
         if change.kind != "trial":
             tell_swap(change.model, "done" if change.kind == "swap" else "refused")
         for listener in self.listeners:
-            listener(change)
+            try:
+                listener(change)
+            except Exception:  # a full disk, say, is no reason to serve what is old
+                _log.exception("a change of %s could not be told", change.model)
 
     def _spot(self, name: str | None) -> Spot:
         if name is None:

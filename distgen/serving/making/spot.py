@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distgen.core.errors import DistgenError
-from distgen.serving.making.loading import outline, reason, require_shape, shape_of
+from distgen.serving.making.loading import outline, reason, require_shape, shape_of, told
 from distgen.serving.making.memory import Copy, Memory
 from distgen.serving.making.references import Edition, Reference, Standing, names_of
 
@@ -99,7 +99,10 @@ class Spot:
         try:
             wanted = await asyncio.to_thread(self.reference.standing)
         except Exception as error:
-            self._note([f"{self.name} is not found: {reason(error)}"], tell)
+            problem = f"{self.name} is not found: {told(error)}"
+            if problem != self.problem:
+                _log.error("%s is not found: %s", self.name, reason(error))
+            self._note([problem], tell)
             return
         before = self.now
         champion = await self._copy_of(wanted.champion, problems) or before.champion
@@ -130,7 +133,7 @@ class Spot:
                 copy = self._memory.begin(found)
             except DistgenError as error:
                 failures.append(error)
-                cause = f"version {edition.version}: {reason(error)}"
+                cause = f"version {edition.version}: {told(error)}"
                 self._refused[edition] = _Refusal(cause, _fingerprint(edition), math.inf)
                 continue
             if failures:
@@ -155,8 +158,10 @@ class Spot:
             require_shape(found.info, shape, edition.url)
             copy = await self._memory.bring(found)
         except Exception as error:
-            cause = f"version {edition.version}: {reason(error)}"
+            cause = f"version {edition.version}: {told(error)}"
             lasting = isinstance(error, DistgenError)
+            if not lasting:  # what clients are told leaves out the most of it
+                _log.error("%s, version %s: %s", self.name, edition.version, reason(error))
             again_at = math.inf if lasting else time.monotonic() + RETRY_AFTER_S
             self._refused[edition] = _Refusal(cause, fingerprint, again_at)
             problems.append(cause)

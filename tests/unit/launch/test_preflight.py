@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.server
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from distgen.core.machine import INTERFACE
 from distgen.data import open_shard_set
 from distgen.launch.cluster import Room
 from distgen.launch.doctor import asks_for_token, membership
-from distgen.launch.examine import Look, essentials
-from distgen.launch.preflight import judge, witnesses_of_set
+from distgen.launch.examine import MEMORY, Look, essentials
+from distgen.launch.preflight import judge, require_memory, witnesses_of_set
 from distgen.launch.probe import NoAnswer
 
 FULL = problem("disk", "0.1 GiB free", "df -h")
@@ -82,6 +83,18 @@ def test_machine_is_looked_at_for_all_that_a_rank_needs(
     assert list(found) == ["interface", "disk", "storage disk", "/dev/shm", "storage", "shards"]
     assert found["storage"].verdict == found["shards"].verdict == found["interface"].verdict == "ok"
     assert not list(tmp_path.iterdir())
+
+
+def test_networks_are_refused_only_where_no_node_can_hold_them(tmp_path: Path) -> None:
+    look = Look(name="a", address="127.0.0.1", sessions=str(tmp_path), storage=str(tmp_path))
+    (roomy,) = [f for f in essentials(replace(look, memory_bytes=1)) if f.subject == MEMORY]
+    (short,) = [f for f in essentials(replace(look, memory_bytes=1 << 60)) if f.subject == MEMORY]
+    assert (roomy.verdict, short.verdict) == ("ok", "warning")
+    silent = NoAnswer("does not answer within 30 s")
+    require_memory([[roomy], [short], silent])
+    require_memory([silent])
+    with pytest.raises(UsageError, match=r"too large for every node(?s:.*)this machine has"):
+        require_memory([[short], [short], silent])
 
 
 def test_lost_node_is_told_though_all_others_are_well() -> None:

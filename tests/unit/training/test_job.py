@@ -125,11 +125,3 @@ def test_a_number_that_float32_does_not_hold_is_refused():
 def test_compiling_is_said_in_a_file_as_the_schema_says_it(text, meant):
     written = raw() | parse_yaml(f"training: {{images: 10, batch_size: 5, compile: {text}}}", "x")
     assert parse(TrainJob, written, "x").training.compile == meant
-
-
-def test_keys_of_the_other_latents_are_refused():
-    rows = {"family": "rvae", "latents": "sequence", "clock_features": 8}
-    assert "clock_features belongs to latents: global" in refusal(model=rows)
-    assert "channels belongs to latents: sequence" in refusal(
-        model={"family": "rvae", "channels": 32}
-    )

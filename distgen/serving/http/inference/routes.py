@@ -123,7 +123,14 @@ class Inference:
 
     def _readiness(self, name: str, version: str | None = None) -> dict[str, Any]:
         found = self._described(name, version)
-        return {"name": found.info.name, "ready": found.answers}
+        if not found.answers:
+            raise RequestError(
+                f"The model {found.info.name!r} cannot be loaded now: {found.problem}. "
+                "It is tried again within a minute.",
+                status=HTTPStatus.SERVICE_UNAVAILABLE,
+                code="model_unavailable",
+            )
+        return {"name": found.info.name, "ready": True}
 
     def _described(self, name: str, version: str | None) -> Described:
         found = self._shelf.describe(name)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
@@ -18,7 +18,7 @@ from distgen.serving.http.openai.answering import STREAMED, respond
 from distgen.serving.http.openai.forms import EditForm, Form, VariationForm, read_fields, schema
 from distgen.serving.http.openai.planning import Plan, plan_remakes
 from distgen.serving.http.openai.uploads import Upload, read_edit, read_picture
-from distgen.serving.making.account import current, in_time
+from distgen.serving.making.account import DeadlineError, current, in_time
 from distgen.serving.making.engine import ModelInfo
 from distgen.serving.making.shelf import Shelf
 
@@ -26,7 +26,7 @@ VARIATIONS = "/v1/images/variations"
 EDITS = "/v1/images/edits"
 
 MOST_CARRIED_BYTES = 256 << 20
-"""Of uploads that arrive or wait to be decoded."""
+"""Of uploads that have arrived and are not decoded yet."""
 
 _AT_ONCE = 2  # pictures that are decoded: each may take a hundred megabytes
 Parts = dict[str, bytes]
@@ -38,7 +38,7 @@ class Remakes:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
         self._decoding = asyncio.Semaphore(_AT_ONCE)
-        self._carried_bytes = 0
+        self._carried = _Carried()
 
     def add_routes(self, app: FastAPI) -> None:
         """Add both routes."""
@@ -74,8 +74,8 @@ class Remakes:
             lambda parts, spec: read_edit(parts["image"], parts.get("mask"), spec),
         )
 
-    async def _parts(self, request: Request) -> Parts:
-        body = await read_body(request, MAX_UPLOAD_BYTES)
+    async def _parts(self, request: Request, arrived: Callable[[int], None]) -> Parts:
+        body = await read_body(request, MAX_UPLOAD_BYTES, arrived)
         parts = read_form(request.headers.get("content-type"), body)
         if "image[]" in parts and "image" not in parts:  # so clients send a list of one
             parts["image"] = parts.pop("image[]")
@@ -93,46 +93,78 @@ class Remakes:
         capability: str,
         read: Callable[[Parts, ImageSpec], Upload],
     ) -> Response:
-        with ExitStack() as carried:
-            carried.enter_context(self._room_for(request))
-            parts = await self._parts(request)
+        load = _Load(self._carried)
+        try:
+            parts = await self._parts(request, load.add)
             wanted = read_fields(form, parts, files)
 
             async def prepare(info: ModelInfo) -> Plan:
-                await in_time(self._decoding.acquire())
-                try:
-                    current().require_time()
-                    upload = await asyncio.to_thread(read, parts, info.spec)
-                finally:
-                    self._decoding.release()
+                upload = await self._decoded(partial(read, parts, info.spec), load)
                 parts.clear()
-                carried.close()
                 return plan_remakes(wanted, upload, info, fresh_seed=secrets.randbits(53))
 
             needs = (capability,)
             return await respond(
                 request, self._shelf, wanted.model, needs, prepare, least=wanted.n or 1
             )
+        finally:
+            if not load.is_handed_over:
+                load.put_down()
 
-    @contextmanager
-    def _room_for(self, request: Request) -> Iterator[None]:
-        """Inside, the request's body may be in memory.
+    async def _decoded(self, read: Callable[[], Upload], load: _Load) -> Upload:
+        """What a thread makes of an upload, which is carried until it has done so."""
+        await in_time(self._decoding.acquire())
+        try:
+            current().require_time()
+        except DeadlineError:
+            self._decoding.release()
+            raise
+        load.is_handed_over = True
+        reading = asyncio.get_running_loop().run_in_executor(None, read)
+
+        def done(_: asyncio.Future[Upload]) -> None:
+            if not reading.cancelled():
+                reading.exception()  # seen, also where nobody waits any more
+            self._decoding.release()
+            load.put_down()
+
+        reading.add_done_callback(done)
+        # Whoever leaves cannot stop the thread, which needs its bytes until it is done.
+        return await asyncio.shield(reading)
+
+
+class _Carried:
+    """How many bytes of uploads are in memory."""
+
+    size = 0
+
+
+class _Load:
+    """Those of one request."""
+
+    def __init__(self, carried: _Carried) -> None:
+        self.is_handed_over = False
+        """Whether somebody else puts it down."""
+        self._carried = carried
+        self._size = 0
+
+    def add(self, size: int) -> None:
+        """Some more have come.
 
         Raises:
-            RequestError: Too many others are.
+            RequestError: There are too many of others already.
         """
-        announced = request.headers.get("content-length", "")
-        known = announced.isascii() and announced.isdigit()
-        size = min(int(announced[:20]), MAX_UPLOAD_BYTES) if known else MAX_UPLOAD_BYTES
-        if self._carried_bytes + size > MOST_CARRIED_BYTES:
+        if self._carried.size + size > MOST_CARRIED_BYTES:
             raise RequestError(
                 "Too many pictures are being uploaded. Try again in 1 s, or serve more replicas.",
                 status=HTTPStatus.TOO_MANY_REQUESTS,
                 code="queue_full",
                 retry_after_s=1,
             )
-        self._carried_bytes += size
-        try:
-            yield
-        finally:
-            self._carried_bytes -= size
+        self._carried.size += size
+        self._size += size
+
+    def put_down(self) -> None:
+        """They are gone."""
+        self._carried.size -= self._size
+        self._size = 0

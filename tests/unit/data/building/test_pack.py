@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from distgen.core.errors import UsageError
-from distgen.core.storage import locate
+from distgen.core.storage import Location, locate
 from distgen.data import open_shard_set
 from distgen.data.building.pack import SetWriter, replacing
+from distgen.data.index import read_manifest
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -58,6 +61,39 @@ def test_a_swap_that_was_cut_short_can_be_overwritten(made, tmp_path):
         replacing(locate(old), overwrite=False),
     ):
         pass
+    write(old, made)
+    assert open_shard_set(str(old)).num_samples == 1
+    assert not (old / ".next").exists()
+
+
+@pytest.mark.parametrize("step", range(10))
+@pytest.mark.parametrize("split", [None, "train"])
+def test_whoever_is_killed_while_a_whole_set_takes_its_place_loses_nothing(
+    made, make, tmp_path, monkeypatch, step, split
+):
+    make(5, name="old/train" if split else "old", **({"split": split} if split else {}))
+    old, steps = tmp_path / "old", itertools.count()
+
+    def counted(whole):
+        def at_most(*args):
+            if (old / ".next" / "manifest.json").exists() and next(steps) == step:
+                raise KeyboardInterrupt
+            return whole(*args)
+
+        return at_most
+
+    for name in ("remove", "write_text", "move_to"):
+        monkeypatch.setattr(Location, name, counted(getattr(Location, name)))
+    with suppress(KeyboardInterrupt):
+        write(old, made)
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="already"), replacing(locate(old), overwrite=False):
+        pass
+    new = open_shard_set(str(old), "train") if (old / "train").exists() else None
+    found = new or open_shard_set(str(old))
+    assert found.num_samples in (5, 1)
+    for shard in read_manifest(found.location).shards:
+        assert (found.location / shard.name).size() == shard.bytes
     write(old, made)
     assert open_shard_set(str(old)).num_samples == 1
     assert not (old / ".next").exists()

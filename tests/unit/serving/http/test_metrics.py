@@ -112,6 +112,23 @@ class Agent:
         self.counters[key] = self.counters.get(key, 0) + by
 
 
+def test_what_fails_once_is_told_the_next_time(tally, monkeypatch, caplog):
+    monkeypatch.setattr(monitoring, "REFRESH_S", 0.01)
+    agent, ended, failures = Agent(), threading.Event(), [RuntimeError("changed size")]
+    tally.batch("m", 3)
+
+    def samples() -> list[monitoring.Sample]:
+        if failures:
+            raise failures.pop()
+        return tally.everything()
+
+    thread = tell_often(samples, sink=agent, ended=ended)
+    assert agent.rounds.acquire(timeout=10)
+    ended.set()
+    thread.join(10)
+    assert "metrics could not be told" in caplog.text
+
+
 def test_what_is_told_to_rays_agent_again_and_again_adds_up_once(tally, monkeypatch):
     monkeypatch.setattr(monitoring, "REFRESH_S", 0.01)
     agent, ended = Agent(), threading.Event()

@@ -134,8 +134,10 @@ async def test_a_model_that_cannot_be_loaded_again_is_unavailable(tmp_path: Path
         assert 0 < int(answer.headers["retry-after"]) <= 60
         listed = {each["name"]: each for each in (await client.post("/v2/repository/index")).json()}
         assert listed["shoes"]["state"] == "UNAVAILABLE"
-        assert not (await client.get("/v2/models/shoes/ready")).json()["ready"]
-        assert "shoes: " in (await client.get("/readyz")).json()["problem"]
+        assert (await client.get("/v2/models/shoes/ready")).status_code == 503
+        ready = await client.get("/readyz")
+        assert "shoes: " in ready.json()["problem"]
+        assert str(tmp_path) not in ready.text, "whoever asks needs no key"
         assert (await client.post(PATH, json=BODY)).status_code == 200
 
 

@@ -197,7 +197,9 @@ async def test_a_damaged_bundle_pushes_nobody_out_twice_and_is_told(store, monke
     assert 0 < again.value.retry_after_s <= LOAD_AGAIN_S
     assert shelf.describe("a").loaded
     weights.write_bytes(whole)
+    assert not shelf.describe("b").answers
     monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + LOAD_AGAIN_S)
+    assert shelf.describe("b").answers, "as far as is known"
     assert await ask(shelf, "b") == await alone(store.bundle("b", 1), PICTURE)
     assert shelf.problem() == ""
     await shelf.close()

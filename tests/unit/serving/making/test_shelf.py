@@ -54,6 +54,21 @@ async def test_promotion_and_rollback_are_followed_and_bring_the_same_bytes_back
 
 
 @in_loop
+async def test_a_change_that_cannot_be_told_is_followed_all_the_same(tmp_path: Path, caplog):
+    def full_disk(_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    store = store_of(tmp_path, 2)
+    shelf = shelf_of(store, "digits")
+    shelf.listeners.append(full_disk)
+    promote(store, 2)
+    await shelf.look()
+    assert (await ask(shelf))[0] == 2
+    assert "could not be told" in caplog.text
+    await shelf.close()
+
+
+@in_loop
 async def test_a_request_in_flight_keeps_the_engine_it_was_lent(tmp_path: Path):
     store = store_of(tmp_path, 2)
     shelf = shelf_of(store, "digits")
