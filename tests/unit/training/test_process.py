@@ -38,10 +38,12 @@ def test_freed_memory_is_not_fetched_from_the_kernel_again():
         assert not keep_freed_memory()
 
 
-def test_what_is_fp32_on_a_gpu_is_not_rounded_to_tf32(monkeypatch):
+def test_what_is_fp32_on_a_gpu_is_not_rounded_to_tf32():
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    for holder, name in ((cudnn, "benchmark"), (cudnn, "allow_tf32"), (matmul, "allow_tf32")):
-        monkeypatch.setattr(holder, name, getattr(holder, name))  # put back afterwards
-    cudnn.allow_tf32 = matmul.allow_tf32 = True
-    suit_process(torch.device("cuda"))
-    assert (cudnn.allow_tf32, matmul.allow_tf32) == (False, False)
+    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    try:
+        cudnn.allow_tf32 = matmul.allow_tf32 = True
+        suit_process(torch.device("cuda"))
+        assert (cudnn.allow_tf32, matmul.allow_tf32) == (False, False)
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
