@@ -17,8 +17,8 @@ import torch
 from distgen.core.errors import UsageError
 from distgen.core.storage import Location, locate
 from distgen.data.building.convert import Target, encode
-from distgen.data.building.journal import JOURNAL_NAME, Journal, Step, digest_of
-from distgen.data.building.pack import SHARD_SAMPLES, SetWriter, check_room, replacing
+from distgen.data.building.journal import Journal, Step, digest_of, going_on
+from distgen.data.building.pack import SHARD_SAMPLES, SetWriter, check_room
 from distgen.data.formats import npy
 from distgen.data.index import Manifest
 from distgen.launch.cluster import connect
@@ -131,12 +131,7 @@ def generate(
         room = connection.room()
         workers = fitting_workers(room, workers, gpus_per_worker)
         wait_for_place(room, gpus_per_worker)
-        place = stack.enter_context(
-            replacing(location, overwrite, lambda aside: Journal(aside, digest).is_begun())
-        )
-        journal = Journal(place, digest)
-        if not journal.is_begun():
-            journal.remove()
+        place, journal = stack.enter_context(going_on(location, overwrite, digest))
         writer = stack.enter_context(
             SetWriter(
                 place,
@@ -161,10 +156,7 @@ def generate(
             if (number + 1) % each == 0 or number + 1 == count:
                 tell(number + 1, count)
         _finish_shard(writer, journal, count)
-        manifest = writer.commit()
-        journal.remove()
-    (location / JOURNAL_NAME).remove()  # of a set in place that was killed at its very end
-    return manifest
+        return writer.commit()
 
 
 def _finish_shard(writer: SetWriter, journal: Journal, done: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distgen.core.errors import PreemptedError
 from distgen.core.spec import ImageSpec
 from distgen.metrics.card import Card
 from distgen.registry.bundle import write_bundle
@@ -12,6 +13,26 @@ from distgen.training.keeper import Keeper
 from distgen.training.report import write_report
 from distgen.training.run import Finish, RunFolder
 from distgen.training.signals import Graded
+
+
+def stopped_by_request(
+    run: RunFolder, job: TrainJob, images_seen: int, saved_at: int
+) -> PreemptedError:
+    """What is raised where a run was asked to stop.
+
+    Args:
+        run: The run's folder.
+        job: How long it would have been.
+        images_seen: Where it has stopped.
+        saved_at: The last checkpoint's clock.
+    """
+    here = saved_at == images_seen
+    return PreemptedError(
+        f"Stopped at {images_seen:,} of {job.training.images:,} images; "
+        + ("the checkpoint is written." if here else "weights are not finite, and not kept."),
+        where=str(run.location),
+        remedy=f"the same command goes on from {'here' if here else f'{saved_at:,} images'}",
+    )
 
 
 def write_ending(

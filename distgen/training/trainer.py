@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from distgen.core.errors import PreemptedError
 from distgen.core.part import Part
 from distgen.core.schedule import value_at
 from distgen.core.seeding import derive
@@ -30,7 +29,7 @@ from distgen.training.compiling import compile_calls, to_compile
 from distgen.training.curves import grade_of
 from distgen.training.due import Due
 from distgen.training.ema import EMA
-from distgen.training.ending import write_ending
+from distgen.training.ending import stopped_by_request, write_ending
 from distgen.training.inputs import autocast, open_stream, to_device
 from distgen.training.job import TrainJob
 from distgen.training.keeper import Keeper
@@ -73,7 +72,8 @@ class Trainer:
             name: network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             for name, network in networks.items()
         }
-        self.served = self.networks[FAMILIES[job.model.family].served]
+        family = FAMILIES[job.model.family]
+        self.served = self.networks[family.served]
         self.ema = EMA(self.served, job.training.ema_half_life)
         self.keeper = Keeper(self.run, self.collective, job.training.keep)
         self.settings = Settings.after(len(self.keeper.rollbacks), job.health)
@@ -99,12 +99,8 @@ class Trainer:
         self.images_seen = self.keeper.restore(self.parts)
         rows = self.run.metrics() if world.is_main else []
         self.monitor.go_on(newest_grades(rows), self.images_seen, device)
-        names = to_compile(
-            job.training.compile,
-            device,
-            self.objective.phases,
-            unrolled=FAMILIES[job.model.family].unrolled,
-        )
+        mode, phases = job.training.compile, self.objective.phases
+        names = to_compile(mode, device, phases, unrolled=family.unrolled)
         compile_calls(self.networks, names, self._event)
         # Replicated last: wrapping copies rank 0's restored weights to every rank.
         self.replicas = self.collective.replicate(self.networks)
@@ -314,13 +310,7 @@ class Trainer:
     def _stopped(self) -> None:
         self.keeper.settle()
         self._event("stopped")
-        kept, here = self.keeper.saved_at, self.keeper.saved_at == self.images_seen
-        raise PreemptedError(
-            f"Stopped at {self.images_seen:,} of {self.job.training.images:,} images; "
-            + ("the checkpoint is written." if here else "weights are not finite, and not kept."),
-            where=str(self.run.location),
-            remedy=f"the same command goes on from {'here' if here else f'{kept:,} images'}",
-        )
+        raise stopped_by_request(self.run, self.job, self.images_seen, self.keeper.saved_at)
 
     def _owes_a_card(self) -> bool:
         """Whether a stop or a fault came between the restored checkpoint and its evaluation."""

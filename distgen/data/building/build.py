@@ -26,8 +26,8 @@ from distgen.data.building.convert import (
     convert,
 )
 from distgen.data.building.cut import chunk_of, cut_of, cut_videos, spec_of
-from distgen.data.building.journal import JOURNAL_NAME, Journal, Step, digest_of
-from distgen.data.building.pack import SHARD_BYTES, SHARD_SAMPLES, SetWriter, check_room, replacing
+from distgen.data.building.journal import Journal, Step, digest_of, going_on
+from distgen.data.building.pack import SHARD_BYTES, SHARD_SAMPLES, SetWriter, check_room
 from distgen.data.building.processes import Staged
 from distgen.data.building.sources import Item, Source, SourceOptions, open_source
 from distgen.data.building.sources.item import ClipSource
@@ -204,14 +204,8 @@ class _Recipe:
 
 def _make(recipe: _Recipe, location: Location, work: Work, *, overwrite: bool) -> Built:
     """Convert all items into a set at `location`, from where a build like this one was killed."""
-    digest = recipe.digest()
     with contextlib.ExitStack() as stack:
-        place = stack.enter_context(
-            replacing(location, overwrite, lambda aside: Journal(aside, digest).is_begun())
-        )
-        journal = Journal(place, digest)
-        if not journal.is_begun():
-            journal.remove()
+        place, journal = stack.enter_context(going_on(location, overwrite, recipe.digest()))
         writers = {
             split: stack.enter_context(recipe.writer(place, split)) for split in recipe.parts
         }
@@ -224,8 +218,6 @@ def _make(recipe: _Recipe, location: Location, work: Work, *, overwrite: bool) -
         _list(place / REJECTED_NAME, ("path", "reason"), rejected)
         _list(place / DUPLICATES_NAME, ("path", "same_as"), duplicates)
         manifests = {split: writer.commit() for split, writer in writers.items()}
-        journal.remove()
-    (location / JOURNAL_NAME).remove()  # of a build in place that was killed at its very end
     for file, rows in ((REJECTED_NAME, rejected), (DUPLICATES_NAME, duplicates)):
         if not rows:
             (location / file).remove()

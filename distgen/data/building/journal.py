@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from distgen.core.storage import Location
-from distgen.data.building.pack import FinishedShard
+from distgen.data.building.pack import FinishedShard, replacing
 from distgen.data.building.sources import Item
 from distgen.data.building.sources.runs import Lined
 from distgen.data.index import ShardEntry
@@ -99,6 +99,27 @@ class Journal:
         except ValueError:
             return None
         return content if isinstance(content, dict) and content["build"] == self._build else None
+
+
+@contextlib.contextmanager
+def going_on(
+    location: Location, overwrite: bool, digest: str
+) -> Iterator[tuple[Location, Journal]]:
+    """Where to write a set so that one that is here stays until the block has ended well, and what
+    a block like this one that was killed has written there already.
+
+    Args:
+        location: As of `replacing`, which says what is raised.
+        overwrite: Likewise.
+        digest: Of all that the bytes of the set depend on.
+    """
+    with replacing(location, overwrite, lambda aside: Journal(aside, digest).is_begun()) as place:
+        journal = Journal(place, digest)
+        if not journal.is_begun():
+            journal.remove()
+        yield place, journal
+        journal.remove()
+    (location / JOURNAL_NAME).remove()  # of a set in place that was killed at its very end
 
 
 def digest_of(options: Mapping[str, object], parts: Mapping[str | None, Iterable[Item]]) -> str:

@@ -28,7 +28,7 @@ ACCESS_LOG = "distgen.access"
 ACCESS_LOG_VARIABLE = "DISTGEN_ACCESS_LOG"
 """`1` in the environment of an endpoint turns the access log on."""
 
-EVENTS = b"text/event-stream"
+_EVENTS = b"text/event-stream"
 
 _log = logging.getLogger(ACCESS_LOG)
 
@@ -144,7 +144,7 @@ class _Outbox:
                 added.append((ID_HEADER.encode(), visit.request_id.encode()))
             given = message.get("headers", ())
             # A stream begins before it is known what its pictures take.
-            is_stream = any(value.startswith(EVENTS) for _, value in given)
+            is_stream = any(value.startswith(_EVENTS) for _, value in given)
             if visit.account.pictures and visit.status == 200 and not is_stream:
                 added.append((b"server-timing", visit.server_timing()))
             message = {**message, "headers": [*given, *added]}

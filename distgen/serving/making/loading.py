@@ -134,15 +134,15 @@ def checked(
     return tuple(found)
 
 
-def told(error: Exception) -> str:
-    """The same for whoever reaches the endpoint: without paths, which others' errors may have."""
-    if isinstance(error, DistgenError):
-        return reason(error)
-    return f"{type(error).__name__}; the endpoint's log says more"
-
-
 def reason(error: Exception) -> str:
     """Why something could not be loaded, in one line."""
     if isinstance(error, DistgenError):
         return " ".join(filter(None, (error.what, error.cause)))
     return f"{type(error).__name__}: {error}"
+
+
+def told(error: Exception) -> str:
+    """The same for whoever reaches the endpoint: without paths, which others' errors may have."""
+    if isinstance(error, DistgenError):
+        return reason(error)
+    return f"{type(error).__name__}; the endpoint's log says more"

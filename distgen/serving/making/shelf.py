@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from distgen.core.errors import UsageError
 from distgen.serving.making.account import tell_swap
@@ -34,6 +35,15 @@ class UnknownModelError(Exception):
         super().__init__(f"the model {name!r} is not served here")
         self.name = name
         self.known = tuple(known)
+
+
+@dataclass(frozen=True)
+class Loan:
+    """An engine that stays in memory for whoever has it."""
+
+    engine: Engine
+    give_back: Callable[[], None]
+    """To be called once."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,15 @@ class Shelf:
 
     @asynccontextmanager
     async def lend(self, name: str | None = None) -> AsyncIterator[Engine]:
-        """The engine of a model, which lives at least as long as the block.
+        """The engine of a model, which lives at least as long as the block; as `borrow`."""
+        loan = await self.borrow(name)
+        try:
+            yield loan.engine
+        finally:
+            loan.give_back()
+
+    async def borrow(self, name: str | None = None) -> Loan:
+        """The engine of a model, which lives until it is given back.
 
         Args:
             name: `name` leaves the choice between champion and trial open; `name@champion`,
@@ -113,10 +131,7 @@ class Shelf:
         """
         copy = self._copy(name)
         held = await self._memory.borrow(copy)
-        try:
-            yield held.engine
-        finally:
-            self._memory.give_back(copy, held)
+        return Loan(held.engine, partial(self._memory.give_back, copy, held))
 
     def models(self) -> list[ModelInfo]:
         """What clients may know of each model; the first is the default."""

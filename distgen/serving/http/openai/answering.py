@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import ExitStack, aclosing
 from http import HTTPStatus
 from typing import Any
 
@@ -51,9 +50,10 @@ async def respond(
         UnknownModelError: There is no such model.
         QueueFullError: Too much is waiting.
     """
-    async with AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(shelf.lend(model))
-        info = engine.info
+    loan = await shelf.borrow(model)
+    with ExitStack() as stack:
+        stack.callback(loan.give_back)
+        engine, info = loan.engine, loan.engine.info
         for capability in needs:
             require(capability, info, shelf.models())
         engine.require_room(least, remade=not _REMADE.isdisjoint(needs))
@@ -64,7 +64,8 @@ async def respond(
             content = response_body(planned, [_text(file) for file in files], info, _now())
             data = json.dumps(content, separators=(",", ":"))
             return Response(data, media_type="application/json", headers=headers)
-        events = _events(request, engine, planned, _returning(stack.pop_all()))
+        # A client may take minutes to read what is made, and nobody else has to wait for that.
+        events = _events(request, engine, planned, made=stack.pop_all().close)
         return _EventStream(await anext(events), events, headers)
 
 
@@ -122,23 +123,6 @@ def response_body(
         "model": info.name,
         "digest": info.digest,
     }
-
-
-def _returning(lent: AsyncExitStack) -> Callable[[], None]:
-    """What gives an engine back when a stream's pictures are made.
-
-    A client may take minutes to read them, and nobody else should have to wait for that.
-    """
-
-    def give_back() -> None:
-        task = asyncio.create_task(lent.aclose())
-        _GIVING_BACK.add(task)
-        task.add_done_callback(_GIVING_BACK.discard)
-
-    return give_back
-
-
-_GIVING_BACK: set[asyncio.Task[None]] = set()
 
 
 async def _events(
