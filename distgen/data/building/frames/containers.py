@@ -202,5 +202,8 @@ def _read_length(file: BinaryIO) -> int | None:
         return None
     more = 8 - first[0].bit_length()
     mask = 1 << (7 - more)
-    value = int.from_bytes(bytes([first[0] & (mask - 1)]) + file.read(more), "big")
+    rest = file.read(more)
+    if len(rest) < more:  # the file ends within it
+        return None
+    value = int.from_bytes(bytes([first[0] & (mask - 1)]) + rest, "big")
     return None if value == (mask << (8 * more)) - 1 else value

@@ -138,6 +138,17 @@ def test_a_live_recording_says_no_lengths_and_may_break_off(tmp_path: Path) -> N
         last_block(tmp_path / "live.mkv")
 
 
+def test_a_live_recording_may_break_off_within_a_length(tmp_path: Path) -> None:
+    tracks = b"\x16\x54\xae\x6b\x85" + b"\xae\x83" + b"\xd7\x81\x01"
+    block = b"\xa3\x40\x80\x81" + bytes(127)
+    before = EBML + b"\x80" + SEGMENT + b"\xff" + tracks + CLUSTER + b"\xff\xe7\x81\0"
+    content = before + block + block
+    first = len(before) + 3
+    for length in range(len(before) + len(block), len(content)):
+        (tmp_path / "cut.mkv").write_bytes(content[:length])
+        assert last_block(tmp_path / "cut.mkv") in (first, first + len(block))
+
+
 def test_a_recording_that_begins_between_key_frames_is_listed(tmp_path: Path) -> None:
     whole = write(tmp_path / "v" / "good.ts", moving(40), KINDS[4][1], {"g": "999"}).read_bytes()
     packets = len(whole) // 188
