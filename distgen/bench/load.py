@@ -7,9 +7,10 @@ It speaks just enough HTTP/1.1 to cost little beside what it measures, and print
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
+import selectors
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import numpy as np
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 _OK = b"HTTP/1.1 200"
+_CHUNK = 2**18
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Load:
     """Answers other than 200, and requests whose connection was closed."""
 
 
-async def burst(url: str, connections: int, requests: int, seconds: float, n: int) -> Load:
+def burst(url: str, connections: int, requests: int, seconds: float, n: int) -> Load:
     """Send requests over kept-alive connections until their number or the time is up.
 
     Args:
@@ -47,14 +49,18 @@ async def burst(url: str, connections: int, requests: int, seconds: float, n: in
         n: Pictures per request.
     """
     place = urlsplit(url)
-    loop = asyncio.get_running_loop()
-    host, port = place.hostname or "127.0.0.1", place.port or 80
+    address = place.hostname or "127.0.0.1", place.port or 80
     started = time.perf_counter()
     tickets = iter(range(requests))
-    askers = [_Asker(tickets, started + seconds, n) for _ in range(connections)]
-    for asker in askers:
-        await loop.create_connection(lambda asker=asker: asker, host, port)  # type: ignore[misc]
-    await asyncio.gather(*(asker.done for asker in askers))
+    askers = [_Asker(address, tickets, started + seconds, n) for _ in range(connections)]
+    with selectors.DefaultSelector() as selector:
+        for asker in askers:
+            if asker.ask():
+                selector.register(asker.socket, selectors.EVENT_READ, asker)
+        while selector.get_map():
+            for key, _ in selector.select():
+                if not key.data.read():
+                    selector.unregister(key.fileobj)
     elapsed_s = time.perf_counter() - started
     latencies_s = [latency for asker in askers for latency in asker.latencies_s]
     failed = sum(asker.failed for asker in askers)
@@ -70,11 +76,13 @@ async def burst(url: str, connections: int, requests: int, seconds: float, n: in
     )
 
 
-class _Asker(asyncio.Protocol):
+class _Asker:
     """One connection that sends its next request when it has the whole answer to the last."""
 
-    def __init__(self, tickets: Iterator[int], until: float, n: int) -> None:
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def __init__(
+        self, address: tuple[str, int], tickets: Iterator[int], until: float, n: int
+    ) -> None:
+        self.socket = socket.create_connection(address)
         self.latencies_s: list[float] = []
         self.failed = 0
         self._tickets = tickets
@@ -82,47 +90,45 @@ class _Asker(asyncio.Protocol):
         self._n = n
         self._began = 0.0
         self._received = bytearray()
-        self._whole: int | None = None
-        """Bytes of the answer, once its head is there."""
+        self._whole = 0
+        """Bytes of the answer; 0 until its head is there."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._transport = transport
-        self._ask()
+    def ask(self) -> bool:
+        """Send the next request; False where there is none, or no time for it."""
+        ticket = next(self._tickets, None)
+        self._began = time.perf_counter()
+        if ticket is None or self._began > self._until:
+            self.socket.close()
+            return False
+        body = b'{"prompt": "random", "n": %d, "seed": %d}' % (self._n, ticket)
+        self.socket.sendall(
+            b"POST /v1/images/generations HTTP/1.1\r\nhost: bench\r\n"
+            b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        return True
 
-    def data_received(self, data: bytes) -> None:
+    def read(self) -> bool:
+        """Take what has come, and ask anew after a whole answer; False: nothing more will come."""
+        data = self.socket.recv(_CHUNK)
+        if not data:
+            self._answered(False)
+            self.socket.close()
+            return False
         self._received += data
-        if self._whole is None:
+        if not self._whole:
             head = self._received.find(b"\r\n\r\n") + 4
             if head < 4:
-                return
+                return True
             length = _LENGTH.search(self._received, 0, head)
             if length is None:
                 raise ValueError("an answer without a length")
             self._whole = head + int(length[1])
         if len(self._received) < self._whole:
-            return
+            return True
         self._answered(self._received.startswith(_OK))
         self._received.clear()
-        self._whole = None
-        self._ask()
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        if not self.done.done():
-            self._answered(False)
-            self.done.set_result(None)
-
-    def _ask(self) -> None:
-        ticket = next(self._tickets, None)
-        self._began = time.perf_counter()
-        if ticket is None or self._began > self._until:
-            self.done.set_result(None)
-            self._transport.close()
-            return
-        body = b'{"prompt": "random", "n": %d, "seed": %d}' % (self._n, ticket)
-        self._transport.write(
-            b"POST /v1/images/generations HTTP/1.1\r\nhost: bench\r\n"
-            b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
-        )
+        self._whole = 0
+        return self.ask()
 
     def _answered(self, is_ok: bool) -> None:
         self.latencies_s.append(time.perf_counter() - self._began)
@@ -132,4 +138,4 @@ class _Asker(asyncio.Protocol):
 if __name__ == "__main__":
     url, *numbers = sys.argv[1:]
     connections, requests, seconds, n = map(int, numbers)
-    print(json.dumps(asdict(asyncio.run(burst(url, connections, requests, seconds, n)))))
+    print(json.dumps(asdict(burst(url, connections, requests, seconds, n))))

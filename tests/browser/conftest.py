@@ -20,9 +20,9 @@ from distgen.serving.http.app import create_app
 from distgen.serving.making.engine import Engine, ModelInfo
 from distgen.serving.making.references import references
 from distgen.serving.making.shelf import Shelf
-from distgen.serving.making.workshop.hands import HandsHere
 from tests.unit.serving.conftest import MODELS, make_engine, make_network
 from tests.unit.serving.making.bundles import bundle, load
+from tests.unit.serving.making.here import engine_here
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -106,4 +106,4 @@ def engine_of_classes(*names: str) -> Engine:
     assert isinstance(network, Sampler)
     info = ModelInfo("odd", "d" * 64, "gan", spec, num_classes=len(names), created=0)
     info = replace(info, latent_dim=8, leading_latents=tuple(range(8)))
-    return Engine(HandsHere(network, info.spec), info)
+    return engine_here(network, info)

@@ -34,7 +34,8 @@ if "timeout http-request" not in text:
     text = re.sub(r"(?m)^defaults\\b.*$", r"\\g<0>\\n    timeout http-request {headers_s}s", text)
 hide = "http-request return status 404 if {{ path,url_dec -m beg -i /-/ }} !{{ path /-/healthz }}"
 alone = "http-request set-header x-request-disconnect-disabled ?1"
-own = rf"\\1{{hide}}\\n\\1{{alone}}\\n\\g<0>"
+named = "http-request set-header x-request-id %[uuid()] unless {{ req.hdr(x-request-id) -m found }}"
+own = rf"\\1{{hide}}\\n\\1{{alone}}\\n\\1{{named}}\\n\\g<0>"
 text = re.sub(r"(?m)^( *)acl routes path -i /-/routes$", own, text)
 with open(config, "w") as file:
     file.write(text)
@@ -66,6 +67,10 @@ def serve_environment(folder: Path, haproxy: str) -> dict[str, str]:
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # Four by default, which on few cores take turns with what they wait for.
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, (os.cpu_count() or 1) // 4))),
+        # Metrics are read every few seconds; by default they are told ten times in one.
+        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(starter),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports[0]),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports[1]),

@@ -6,6 +6,7 @@ as its `import_path`.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from functools import partial
@@ -31,6 +32,8 @@ from distgen.serving.making.shelf import Shelf
 from distgen.serving.making.workshop.apart import Workshop
 
 _SWITCH_S = 0.0005
+_GARBAGE = 20_000
+"""Objects after which Python looks for cycles among the newest; a request leaves some dozens."""
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
@@ -88,6 +91,7 @@ class _Replica:
         # Threads that hand batches over wait for the event loop to let go of the interpreter; at
         # Python's own 5 ms the network would have nothing to do meanwhile.
         sys.setswitchinterval(_SWITCH_S)
+        gc.set_threshold(_GARBAGE)
         replica = ray.get_runtime_context().get_actor_id()[:8]
         self._terms = report(replica)
         self._keys = None if keys is None else Keyring(Path(keys))

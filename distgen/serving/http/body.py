@@ -6,6 +6,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from distgen.serving.http.errors import RequestError
 
@@ -30,12 +31,17 @@ async def read_body(
     if announced.isascii() and announced.isdigit() and int(announced[:20]) > most:
         raise _too_large(most)
     body = bytearray()
-    async for chunk in request.stream():
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
         arrived(len(chunk))
         body += chunk
         if len(body) > most:
             raise _too_large(most)
-    return bytes(body)
+        if not message.get("more_body", False):
+            return bytes(body)
 
 
 def _too_large(most: int) -> RequestError:

@@ -1,8 +1,8 @@
 """Requests of any size to batches of a few, and back: bounded, fair, and safe to cancel.
 
 No timer holds a picture back: while one batch runs, the next one gathers. A lone request therefore
-waits for nobody, and under load the batches fill by themselves. A batch takes at most half of what
-several callers wait for: while it runs, the other half is answered and asks anew, or else the
+waits for nobody, and under load the batches fill by themselves. A batch takes about half of
+what several callers wait for: while it runs, the other half is answered and asks anew, or else the
 network and the event loop would wait for each other in turn.
 """
 
@@ -12,8 +12,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 from weakref import WeakSet
@@ -78,25 +77,25 @@ class _Job(Generic[Item, Result]):
 class Batcher(Generic[Item, Draft, Result]):
     """Gathers the items of concurrent requests into batches, and makes them in two steps.
 
-    `work` runs a batch at a time, unless it is `ahead`; `finish` follows in another thread while
-    the next batch runs. Requests take turns: each gets an equal part of a batch, so that a small
-    one does not wait for a large one. Whoever is cancelled, or whose deadline passes, leaves the
-    queue at once; what a batch already holds of it is made and thrown away.
+    `work` runs a batch at a time, unless it is `ahead`; `finish` follows while the next batch runs.
+    Requests take turns: each gets an equal part of a batch, so that a small one does not wait for a
+    large one. Whoever is cancelled, or whose deadline passes, leaves the queue at once; what a
+    batch already holds of it is made and thrown away.
 
     Args:
         work: Called with at most `max_batch` items.
         finish: Called with items and their drafts; returns one result per item.
         max_batch: The most items in a batch.
         max_waiting: Items that may wait or run; a request beyond is refused.
-        ahead: Calls of `work` at once, each in a thread; beyond the first only with full batches.
+        ahead: Calls of `work` at once; beyond the first only with full batches.
         name: What meters know it by.
         kind: Tells apart several of one name.
     """
 
     def __init__(
         self,
-        work: Callable[[Sequence[Item]], Drawn[Draft]],
-        finish: Callable[[Sequence[Item], Sequence[Draft]], Sequence[Result]],
+        work: Callable[[Sequence[Item]], Awaitable[Drawn[Draft]]],
+        finish: Callable[[Sequence[Item], Sequence[Draft]], Awaitable[Sequence[Result]]],
         *,
         max_batch: int,
         max_waiting: int,
@@ -114,10 +113,11 @@ class Batcher(Generic[Item, Draft, Result]):
         self._max_batch = max_batch
         self._ahead = ahead
         self._queue: deque[_Job[Item, Result]] = deque()
-        self._worker = ThreadPoolExecutor(ahead, thread_name_prefix="batches")
-        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finish")
-        self._running: asyncio.Task[None] | None = None
-        self._finishing: set[asyncio.Task[None]] = set()
+        self._working = 0
+        """Calls of `work` that run."""
+        self._is_due = False
+        """Whether batches are about to be made of what waits."""
+        self._tasks: set[asyncio.Task[None]] = set()
         self._items_per_s = 0.0
         QUEUES.add(self)
 
@@ -148,8 +148,7 @@ class Batcher(Generic[Item, Draft, Result]):
         alarm = None if left_s == math.inf else loop.call_later(left_s, job.expire)
         self._queue.append(job)
         self.waiting += len(items)
-        if self._running is None:
-            self._running = asyncio.create_task(self._run())
+        self._hand_over_soon()
         try:
             return await job.done
         finally:
@@ -176,51 +175,57 @@ class Batcher(Generic[Item, Draft, Result]):
             raise QueueFullError(self.waiting, self.max_waiting, retry_after_s)
 
     async def close(self) -> None:
-        """Fail what waits, let the running batch end, and join the threads."""
+        """Fail what waits, and let the running batch end."""
         for job in self._queue:
             if not job.done.done():
                 job.done.set_exception(RuntimeError("the endpoint is shutting down"))
-        if self._running is not None:
-            await self._running
-        await asyncio.gather(*self._finishing)
-        self._worker.shutdown()
-        self._finisher.shutdown()
+        while self._tasks:
+            await asyncio.gather(*self._tasks)
 
-    async def _run(self) -> None:
+    def _hand_over_soon(self) -> None:
         # Requests whose bytes have just arrived are parsed first, and join this batch.
-        await asyncio.sleep(0)
-        working: deque[asyncio.Task[None]] = deque()
-        while batch := self._next_batch():
-            working.append(asyncio.create_task(self._work_on(batch)))
-            while working and (len(working) >= self._ahead or not self._is_batch_full()):
-                await working.popleft()
-                await asyncio.sleep(0)
-        self._running = None
+        if self._working < self._ahead and not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        self._is_due = False
+        while not self._working or (self._working < self._ahead and self._is_batch_full()):
+            batch = self._next_batch()
+            if not batch:
+                return
+            self._working += 1
+            self._begin(self._work_on(batch))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _work_on(self, batch: Sequence[tuple[_Job[Item, Result], int]]) -> None:
-        loop = asyncio.get_running_loop()
         items = [job.items[index] for job, index in batch]
         try:
-            drafts, seconds = await loop.run_in_executor(self._worker, self._work, items)
+            drafts, seconds = await self._work(items)
         except Exception as error:
             self._fail(batch, error)
             return
+        finally:
+            self._working -= 1
+            self._hand_over_soon()
         ended = time.monotonic()
         self._note_speed(len(batch), seconds)
         for job in dict.fromkeys(job for job, _ in batch):
             job.forward_s += seconds
             job.drawn = ended
         tell_batch(self.name, len(batch))
-        task = asyncio.create_task(self._finish_batch(batch, items, drafts))
-        self._finishing.add(task)
-        task.add_done_callback(self._finishing.discard)
+        self._begin(self._finish_batch(batch, items, drafts))
 
     def _is_batch_full(self) -> bool:
-        """Whether what has not been taken yet fills the largest batch."""
-        untaken = 0
+        """Whether what has not been taken yet fills the next batch, so that it gains no more."""
+        untaken, size = 0, self._batch_size()
         for job in self._queue:
             untaken += len(job.items) - job.taken
-            if untaken >= self._max_batch:
+            if untaken >= size:
                 return True
         return False
 
@@ -229,7 +234,7 @@ class Batcher(Generic[Item, Draft, Result]):
         if len(self._queue) == 1 and self.waiting <= len(self._queue[0].items):
             return self._max_batch
         # Networks run in batches of powers of two.
-        half = 1 << (max(self.waiting // 2, _SMALLEST_SHARE).bit_length() - 1)
+        half = 1 << round(math.log2(max(self.waiting / 2, _SMALLEST_SHARE)))
         return min(half, self._max_batch)
 
     def _next_batch(self) -> list[tuple[_Job[Item, Result], int]]:
@@ -257,9 +262,8 @@ class Batcher(Generic[Item, Draft, Result]):
         items: Sequence[Item],
         drafts: Sequence[Draft],
     ) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            results = await loop.run_in_executor(self._finisher, self._finish, items, drafts)
+            results = await self._finish(items, drafts)
         except Exception as error:
             self._fail(batch, error)
             return

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distgen.core.errors import UsageError, did_you_mean
-from distgen.core.seeding import derive
+from distgen.core.seeding import Stream, derive
 from distgen.core.spec import ImageSpec
 from distgen.metrics.grid import to_uint8_nhwc
 from distgen.models.base import Sampler as ServedNetwork
@@ -90,10 +90,11 @@ def latents_for(pictures: Sequence[Picture], latent_dim: int) -> NDArray[np.floa
     cut. Truncation keeps a picture's identity (see `models.latents.truncate`).
     """
     latents_nd = np.empty((len(pictures), latent_dim), np.float32)
+    stream = Stream()
     for row, picture in zip(latents_nd, pictures, strict=True):
         if picture.latents is None:
-            stream = np.random.Generator(np.random.Philox(key=derive(picture.seed, "latents")))
-            stream.standard_normal(dtype=np.float32, out=row)
+            stream.restart(derive(picture.seed, "latents"))
+            stream.generator.standard_normal(dtype=np.float32, out=row)
         else:
             row[:] = picture.latents
         if picture.temperature is not None:

@@ -19,7 +19,7 @@ from distgen.models import (
 )
 from distgen.serving.making.engine import Engine, ModelInfo, capabilities_of
 from distgen.serving.making.leading import leading_latents
-from distgen.serving.making.workshop.hands import HandsHere
+from tests.unit.serving.making.here import engine_here
 
 GREY = ImageSpec(
     height=28, width=28, mode="L", classes=("T-shirt/top", "Trouser", "Sneaker", "Ankle boot")
@@ -64,6 +64,6 @@ def make_engine(make_network: MakeNetwork) -> MakeEngine:
             leading_latents=leading_latents(None, network.latent_dim),
             capabilities=capabilities_of(network, spec),
         )
-        return Engine(HandsHere(network, spec), info, **options)
+        return engine_here(network, info, **options)
 
     return make

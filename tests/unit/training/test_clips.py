@@ -25,11 +25,11 @@ from distgen.registry import load_bundle
 from distgen.serving.http.app import create_app
 from distgen.serving.making.engine import Engine, info_of, network_of
 from distgen.serving.making.shelf import Shelf
-from distgen.serving.making.workshop.hands import HandsHere
 from distgen.training import samples, trainer
 from distgen.training.job import TrainJob
 from distgen.training.run import RunFolder, prepare
 from tests.unit.clip_models import SPEC, build_clips, make_clips_a_family, tiny_model
+from tests.unit.serving.making.here import engine_here
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_resumed_equals_uninterrupted(make):
 def engine_of(run: RunFolder) -> Engine:
     bundle = load_bundle(run.bundle)
     network = network_of(bundle)
-    return Engine(HandsHere(network, bundle.spec), info_of(bundle, network, 0))
+    return engine_here(network, info_of(bundle, network, 0))
 
 
 async def post(engine: Engine, **body: Any) -> tuple[int, dict[str, Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-
 from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -12,7 +10,7 @@ from distgen.serving.http.body import read_body
 from distgen.serving.http.errors import FOR_PICTURES, answer_of, documented
 from distgen.serving.http.openai.answering import STREAMED, respond
 from distgen.serving.http.openai.fields import ImagesRequest, parse_request
-from distgen.serving.http.openai.planning import Plan, plan
+from distgen.serving.http.openai.planning import Plan, new_seed, plan
 from distgen.serving.making.engine import ModelInfo
 from distgen.serving.making.shelf import Shelf
 
@@ -76,7 +74,7 @@ class Generations:
         wanted = parse_request(await read_body(request))
 
         async def prepare(info: ModelInfo) -> Plan:
-            return plan(wanted, info, fresh_seed=secrets.randbits(53))
+            return plan(wanted, info, new_seed)
 
         needs = () if wanted.interpolate is None else ("interpolate",)
         least = wanted.n or len(wanted.class_labels or ()) or 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -37,13 +38,13 @@ class Plan:
     """Whether each is sent as soon as it is there."""
 
 
-def plan(request: ImagesRequest, info: ModelInfo, fresh_seed: int) -> Plan:
+def plan(request: ImagesRequest, info: ModelInfo, fresh_seed: Callable[[], int]) -> Plan:
     """What to make for a request.
 
     Args:
         request: What the client wants.
         info: The model that is served.
-        fresh_seed: Used where the request has no seed.
+        fresh_seed: Called for a seed where the request has none.
 
     Raises:
         RequestError: The size, a class or latents are not what is served.
@@ -70,7 +71,10 @@ def plan(request: ImagesRequest, info: ModelInfo, fresh_seed: int) -> Plan:
 
 
 def plan_remakes(
-    request: VariationForm | EditForm, upload: Upload, info: ModelInfo, fresh_seed: int
+    request: VariationForm | EditForm,
+    upload: Upload,
+    info: ModelInfo,
+    fresh_seed: Callable[[], int],
 ) -> Plan:
     """What to make of a picture.
 
@@ -78,7 +82,7 @@ def plan_remakes(
         request: What the client wants.
         upload: The picture, and of an edit its hole.
         info: The model that is served.
-        fresh_seed: Used where the request has no seed.
+        fresh_seed: Called for a seed where the request has none.
 
     Raises:
         RequestError: The size or a class is not what is served.
@@ -93,6 +97,11 @@ def plan_remakes(
         for own, label in zip(seeds, labels_of(prompt, None, info, seeds), strict=True)
     ]
     return _sent(request, info, tuple(made))
+
+
+def new_seed() -> int:
+    """A seed that nobody has asked for, below 2^53, which every JSON reader keeps exact."""
+    return secrets.randbits(53)
 
 
 def _plan_way(
@@ -124,8 +133,8 @@ def _plan_way(
     return _sent(request, info, pictures_on(way, start, info, count), is_film=count == 1)
 
 
-def _seed(request: CommonFields, fresh_seed: int) -> int:
-    return fresh_seed if request.seed is None else request.seed
+def _seed(request: CommonFields, fresh_seed: Callable[[], int]) -> int:
+    return fresh_seed() if request.seed is None else request.seed
 
 
 def _sent(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
@@ -16,7 +15,7 @@ from distgen.serving.http.errors import FOR_PICTURES, RequestError, documented
 from distgen.serving.http.multipart import MAX_UPLOAD_BYTES, read_form
 from distgen.serving.http.openai.answering import STREAMED, respond
 from distgen.serving.http.openai.forms import EditForm, Form, VariationForm, read_fields, schema
-from distgen.serving.http.openai.planning import Plan, plan_remakes
+from distgen.serving.http.openai.planning import Plan, new_seed, plan_remakes
 from distgen.serving.http.openai.uploads import Upload, read_edit, read_picture
 from distgen.serving.making.account import DeadlineError, current, in_time
 from distgen.serving.making.engine import ModelInfo
@@ -101,7 +100,7 @@ class Remakes:
             async def prepare(info: ModelInfo) -> Plan:
                 upload = await self._decoded(partial(read, parts, info.spec), load)
                 parts.clear()
-                return plan_remakes(wanted, upload, info, fresh_seed=secrets.randbits(53))
+                return plan_remakes(wanted, upload, info, new_seed)
 
             needs = (capability,)
             return await respond(

@@ -1,1 +1,1 @@
-"""Where pictures are drawn and written: in this process, or in one of its own."""
+"""Where pictures are drawn and written: in a process of its own."""

@@ -7,6 +7,7 @@ end of a socket pair and ends when that is closed, whatever became of its owner.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import os
@@ -49,6 +50,10 @@ class Ticket:
     drawn: Future[float] = field(default_factory=Future)
     """Done when the network is free for the next batch: the seconds that it took."""
     done: Future[Any] = field(default_factory=Future)
+
+    def __post_init__(self) -> None:
+        for future in (self.drawn, self.done):
+            future.set_running_or_notify_cancel()  # whoever waits may go; what is asked stays asked
 
     def fail(self, error: BaseException) -> None:
         """Whoever waits hears of it."""
@@ -168,19 +173,26 @@ class _HandsApart:
         self.largest_batch = loaded.largest_batch
         self.can_remake = loaded.can_remake
 
-    def draw(self, orders: Sequence[Order]) -> Drawn[Ticket]:
-        return self._drawn("draw", orders)
+    # No thread waits for pictures of seeds: each that did would take the interpreter's lock from
+    # the event loop, several times for a batch.
+    async def draw(self, orders: Sequence[Order]) -> Drawn[Ticket]:
+        return await _drawn(self._ask("draw", orders), len(orders))
 
-    def redraw(self, orders: Sequence[Order]) -> Drawn[Ticket]:
-        return self._drawn("redraw", orders)
+    async def redraw(self, orders: Sequence[Order]) -> Drawn[Ticket]:
+        # These bring pixels, more than a socket may take at once.
+        ticket = await asyncio.to_thread(self._ask, "redraw", orders)
+        return await _drawn(ticket, len(orders))
 
-    def write(self, orders: Sequence[Order], drafts: Sequence[Ticket]) -> list[bytes]:  # noqa: ARG002
-        files: list[bytes] = drafts[0].done.result()
+    async def write(self, orders: Sequence[Order], drafts: Sequence[Ticket]) -> list[bytes]:  # noqa: ARG002
+        files: list[bytes] = await asyncio.wrap_future(drafts[0].done)
         return files
 
     def close(self) -> None:
         self._workshop.ask("drop", self._model)
 
-    def _drawn(self, what: str, orders: Sequence[Order]) -> Drawn[Ticket]:
-        ticket = self._workshop.ask(what, self._model, list(orders))
-        return Drawn([ticket] * len(orders), ticket.drawn.result())
+    def _ask(self, what: str, orders: Sequence[Order]) -> Ticket:
+        return self._workshop.ask(what, self._model, list(orders))
+
+
+async def _drawn(ticket: Ticket, count: int) -> Drawn[Ticket]:
+    return Drawn([ticket] * count, await asyncio.wrap_future(ticket.drawn))

@@ -18,7 +18,7 @@ Draft = Any
 
 
 class Hands(Protocol):
-    """Draws and writes pictures; each method blocks, and may be called from several threads."""
+    """Draws and writes pictures, for an event loop."""
 
     @property
     def largest_batch(self) -> int:
@@ -35,15 +35,15 @@ class Hands(Protocol):
         """How many batches may be handed over before the first of them is drawn."""
         ...
 
-    def draw(self, orders: Sequence[Order]) -> Drawn[Draft]:
+    async def draw(self, orders: Sequence[Order]) -> Drawn[Draft]:
         """Run the network for pictures of seeds."""
         ...
 
-    def redraw(self, orders: Sequence[Order]) -> Drawn[Draft]:
+    async def redraw(self, orders: Sequence[Order]) -> Drawn[Draft]:
         """Run it for variations and edits."""
         ...
 
-    def write(self, orders: Sequence[Order], drafts: Sequence[Draft]) -> list[bytes]:
+    async def write(self, orders: Sequence[Order], drafts: Sequence[Draft]) -> list[bytes]:
         """The files of drawn pictures, in order."""
         ...
 
@@ -53,15 +53,13 @@ class Hands(Protocol):
 
 
 class HandsHere:
-    """Hands in this process.
+    """What draws and writes in this process; each method blocks, and any thread may call it.
 
     Args:
         network: The bundle's network.
         spec: What its pictures are.
         device: Where it runs.
     """
-
-    ahead = 1
 
     def __init__(self, network: ServedNetwork, spec: ImageSpec, device: str = "cpu") -> None:
         self.sampler = Sampler(network, spec, device=device)
@@ -94,6 +92,3 @@ class HandsHere:
     def write(self, orders: Sequence[Order], drafts: Sequence[UInt8Images]) -> list[bytes]:
         """Their files."""
         return write(orders, drafts)
-
-    def close(self) -> None:
-        """Nothing: the network goes with its last reference."""

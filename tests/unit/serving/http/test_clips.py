@@ -19,11 +19,11 @@ from distgen.metrics.animation import animate, frames_of
 from distgen.serving.client import Client
 from distgen.serving.http.app import create_app
 from distgen.serving.making.encode import encode
-from distgen.serving.making.engine import Engine, ModelInfo
+from distgen.serving.making.engine import ModelInfo
 from distgen.serving.making.sampler import Picture, Sampler
 from distgen.serving.making.shelf import Shelf
-from distgen.serving.making.workshop.hands import HandsHere
 from tests.unit.clip_models import SPEC, tiny_model
+from tests.unit.serving.making.here import engine_here
 
 INFO = ModelInfo("clips", "d" * 64, "rvae", SPEC, num_classes=0, created=0)
 
@@ -50,7 +50,7 @@ def test_each_clip_is_a_file_of_its_own(fmt):
 
 
 def test_a_model_says_that_it_makes_clips():
-    engine = Engine(HandsHere(tiny_model(), INFO.spec), INFO)
+    engine = engine_here(tiny_model(), INFO)
 
     async def ask() -> dict[str, object]:
         transport = httpx.ASGITransport(app=create_app(Shelf([engine])))
@@ -121,5 +121,5 @@ def test_a_query_saves_clips_as_the_name_says(name: str, fmt: str, frames: int):
 def test_clips_in_colour_are_made_too():
     spec = ImageSpec(height=16, width=16, mode="RGB", frames=3)
     info = replace(INFO, spec=spec)
-    engine = Engine(HandsHere(tiny_model(spec), spec), info)
+    engine = engine_here(tiny_model(spec), info)
     assert engine.hands.sampler.sample([Picture(0)]).shape == (1, 3, 16, 16, 3)

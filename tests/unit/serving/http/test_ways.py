@@ -20,8 +20,8 @@ from distgen.serving.http.app import create_app
 from distgen.serving.making.engine import Engine, ModelInfo, capabilities_of
 from distgen.serving.making.sampler import Picture, latents_for
 from distgen.serving.making.shelf import Shelf
-from distgen.serving.making.workshop.hands import HandsHere
 from tests.unit.clip_models import SPEC, tiny_model
+from tests.unit.serving.making.here import engine_here
 
 PATH = "/v1/images/generations"
 
@@ -181,7 +181,7 @@ def clip_engine() -> Engine:
     network = tiny_model()
     able = capabilities_of(network, SPEC)
     info = ModelInfo("clips", "d" * 64, "rvae", SPEC, 0, 0, latent_dim=4, capabilities=able)
-    return Engine(HandsHere(network, info.spec), info)
+    return engine_here(network, info)
 
 
 def test_a_model_of_clips_takes_latents_and_says_who_can_interpolate(make_engine):

@@ -19,8 +19,8 @@ from distgen.serving.making.loading import MakeEngine, Outline, open_hands
 from distgen.serving.making.references import references
 from distgen.serving.making.sampler import Picture
 from distgen.serving.making.shelf import Shelf
-from distgen.serving.making.workshop.hands import HandsHere
 from distgen.serving.making.workshop.orders import Encoding
+from tests.unit.serving.making.here import engine_here, engine_of
 
 SPEC = ImageSpec(height=16, width=16, mode="L", classes=("zero", "one", "two"))
 GAN = GANConfig(latent_dim=4, width=8, conditional=True)
@@ -70,7 +70,7 @@ def store_of(folder: Path, versions: int, name: str = "digits") -> ModelStore:
 
 def load(wanted: Outline) -> Engine:
     """The engine of an edition, in this process."""
-    return Engine(open_hands(wanted, "cpu"), wanted.info)
+    return engine_of(open_hands(wanted, "cpu"), wanted.info)
 
 
 def shelf_of(
@@ -84,7 +84,7 @@ async def alone(place: Location, picture: Picture) -> bytes:
     """The file of a picture from an engine that nobody else asks."""
     loaded = load_bundle(place)
     network = network_of(loaded)
-    engine = Engine(HandsHere(network, loaded.spec), info_of(loaded, network, created=0))
+    engine = engine_here(network, info_of(loaded, network, created=0))
     try:
         return (await engine.generate([picture], Encoding()))[0]
     finally:

@@ -40,12 +40,15 @@ def times_ten(items: Sequence[int]) -> list[int]:
 
 
 def batcher(work, finish=add_one, max_batch=4, max_waiting=100, **options) -> Batcher:
-    def timed(items: Sequence[int]) -> Drawn[int]:
+    async def timed(items: Sequence[int]) -> Drawn[int]:
         started = time.monotonic()
-        drafts = work(items)
+        drafts = await asyncio.to_thread(work, items)
         return Drawn(drafts, time.monotonic() - started)
 
-    return Batcher(timed, finish, max_batch=max_batch, max_waiting=max_waiting, **options)
+    async def finished(items: Sequence[int], drafts: Sequence[int]) -> Sequence[int]:
+        return await asyncio.to_thread(finish, items, drafts)
+
+    return Batcher(timed, finished, max_batch=max_batch, max_waiting=max_waiting, **options)
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
@@ -78,22 +81,44 @@ def test_what_arrives_while_a_batch_runs_shares_the_next_one():
     asyncio.run(run())
 
 
-def test_a_batch_takes_half_of_what_several_callers_wait_for():
+@pytest.mark.parametrize(("callers", "taken"), [(31, 16), (44, 16), (47, 32)])
+def test_a_batch_takes_about_half_of_what_several_callers_wait_for(callers: int, taken: int):
     async def run() -> None:
         gate = Gate()
         batches = batcher(gate, max_batch=64)
         first = asyncio.create_task(batches.submit([0]))
         await gate.wait_until_busy()
-        others = [asyncio.create_task(batches.submit([i])) for i in range(1, 48)]
+        others = [asyncio.create_task(batches.submit([i])) for i in range(1, callers)]
         await asyncio.sleep(0)
         for _ in range(9):
             gate.open.release()
         await asyncio.gather(first, *others)
-        # Half of 47 or 48, as a power of two; later ones depend on how many are finished by then.
+        # Half of them, as the nearest power of two; later ones depend on how many are finished.
         sizes = [len(batch) for batch in gate.batches]
-        assert sizes[:2] == [1, 16]
-        assert max(sizes) == 16
-        assert [item for batch in gate.batches for item in batch] == list(range(48))
+        assert sizes[:2] == [1, taken]
+        assert max(sizes) == taken
+        assert [item for batch in gate.batches for item in batch] == list(range(callers))
+        await batches.close()
+
+    asyncio.run(run())
+
+
+def test_a_full_batch_is_handed_over_while_the_one_before_runs():
+    async def run() -> None:
+        gate = Gate()
+        batches = batcher(gate, max_batch=64, ahead=2)
+        first = [asyncio.create_task(batches.submit([i])) for i in range(8)]
+        await gate.wait_until_busy()
+        few = [asyncio.create_task(batches.submit([i])) for i in range(8, 12)]
+        await asyncio.sleep(0.05)
+        assert len(gate.batches) == 1  # more may come to share what these cost
+        more = [asyncio.create_task(batches.submit([i])) for i in range(12, 20)]
+        await gate.wait_until_busy()
+        assert gate.batches == [list(range(8)), list(range(8, 16))]
+        for _ in range(3):
+            gate.open.release()
+        await asyncio.gather(*first, *few, *more)
+        assert gate.batches[2] == list(range(16, 20))
         await batches.close()
 
     asyncio.run(run())
@@ -283,10 +308,9 @@ def test_a_batch_that_fails_fails_its_requests_only(broken_step):
     asyncio.run(run())
 
 
-def test_close_ends_what_waits_and_joins_the_threads():
+def test_close_fails_what_waits_and_ends_what_runs():
     async def run() -> None:
         gate = Gate()
-        before = set(threading.enumerate())  # other tests' among them
         batches = batcher(gate)
         running = asyncio.create_task(batches.submit([0, 1, 2, 3]))
         await gate.wait_until_busy()
@@ -297,9 +321,7 @@ def test_close_ends_what_waits_and_joins_the_threads():
         assert await running == [1, 11, 21, 31]
         with pytest.raises(RuntimeError, match="shutting down"):
             await queued
-        # What is left belongs to the event loop's own pool, which `wait_until_busy` uses.
-        names = [thread.name for thread in set(threading.enumerate()) - before]
-        assert not [name for name in names if name.startswith(("batches", "finish"))]
-        assert len(names) <= 1
+        assert gate.batches == [[0, 1, 2, 3]]
+        assert batches.waiting == 0
 
     asyncio.run(run())

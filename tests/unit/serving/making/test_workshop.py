@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -75,12 +74,13 @@ def test_pictures_are_remade_as_here(tmp_path: Path, workshop: Workshop) -> None
     )
 
 
-def test_the_time_of_a_batch_is_that_of_its_network_and_not_of_the_queue(tmp_path, workshop):
+@in_loop
+async def test_the_time_of_a_batch_is_that_of_its_network_and_not_of_the_queue(tmp_path, workshop):
     engine = workshop.load(outline(edition(bundle(tmp_path / "b")), "digits"))
     orders = [Order(picture, Encoding("webp", 100)) for picture in PICTURES]
     started = time.monotonic()
-    with ThreadPoolExecutor(4) as threads:  # each waits for those before, and their encoding
-        drawn = list(threads.map(engine.hands.draw, [orders] * 8))
+    # Each waits for those before, and their encoding.
+    drawn = await asyncio.gather(*(engine.hands.draw(orders) for _ in range(8)))
     assert all(one.seconds > 0 for one in drawn)
     assert sum(one.seconds for one in drawn) <= time.monotonic() - started
     engine.hands.close()
