@@ -167,7 +167,7 @@ class Mimicry:
             device=torch.device("cpu"),
             print_steps=50,
             vis_steps=10**9,
-            save_steps=10**9,
+            save_steps=50,  # the newest of which it goes on from by itself
         )
         trainer.train()
 

@@ -3,9 +3,11 @@
     python tests/bench/serve_faults.py overload --url http://127.0.0.1:8000 --pid 4711
     python tests/bench/serve_faults.py disconnect --url http://127.0.0.1:8000
     python tests/bench/serve_faults.py kill
-    python tests/bench/serve_faults.py soak --minutes 30 --swap 'distgen models promote ...'
+    python tests/bench/serve_faults.py swaps
+    python tests/bench/serve_faults.py soak
 
-Without --url an endpoint of random weights is started for it, on a Ray cluster of this machine.
+Without --url an endpoint of random weights is started for it, on a Ray cluster of this machine;
+two versions of a model in a store of its own are promoted in turn where weights are swapped.
 Prints a JSON object at the end: `checks` are what must hold, `ratio` the share of them that does,
 and `ok` says whether all do.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import subprocess
@@ -300,10 +303,10 @@ async def soak(url: str, options: argparse.Namespace) -> dict[str, Any]:
             answers["as it should" if status in usual else f"{body}: {status}"] += 1
 
     async def swap() -> None:
-        while options.swap and time.monotonic() < until:
+        while options.exchange and time.monotonic() < until:
             await asyncio.sleep(options.every)
-            process = await asyncio.create_subprocess_shell(options.swap)
-            answers["swaps" if await process.wait() == 0 else "swaps that failed"] += 1
+            swapped = await asyncio.to_thread(options.exchange)
+            answers["swaps" if swapped else "swaps that failed"] += 1
 
     memory = Memory(options.pid)
     with memory.watched():
@@ -321,10 +324,79 @@ async def soak(url: str, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def swaps(url: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Weights change many times under load; each answer must be whole, and of the digest it names.
+
+    No client here tries again.
+    """
+    ended, counts = threading.Event(), Counter[str]()
+    seeds = range(16)
+
+    def digest() -> str:
+        return answer_of(httpx, url, 0)[0]
+
+    def exchange() -> bool:
+        before = digest()
+        options.exchange()
+        return wait_for(lambda: digest() != before)
+
+    expected: dict[str, list[str]] = {}
+    for _ in range(2):
+        exchange()
+        expected[digest()] = [answer_of(httpx, url, seed)[1] for seed in seeds]
+
+    def ask(number: int) -> None:
+        rng = random.Random(number)
+        with httpx.Client(trust_env=False, timeout=60.0) as client:
+            while not ended.is_set():
+                seed = rng.choice(seeds)
+                try:
+                    named, found = answer_of(client, url, seed)
+                except (httpx.HTTPError, LookupError):
+                    counts["failed"] += 1
+                else:
+                    right = named in expected and found == expected[named][seed]
+                    counts["right" if right else "wrong"] += 1
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for _ in range(options.count):
+        counts["swaps"] += exchange()
+    ended.set()
+    for thread in threads:
+        thread.join()
+    return {
+        "checks": {
+            "no request failed": counts["failed"] == 0,
+            "each answer is of the digest it names": counts["wrong"] == 0 and counts["right"] > 0,
+            "every swap was followed": counts["swaps"] == options.count and len(expected) == 2,
+        },
+        **counts,
+    }
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
+    """Whether it comes true within a time."""
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def answer_of(client: Any, url: str, seed: int) -> tuple[str, str]:
+    """The digest that an answer names, and the picture of a seed in base64."""
+    options = {} if isinstance(client, httpx.Client) else {"trust_env": False}
+    answer = client.post(f"{url}{PATH}", json={"prompt": "random", "seed": seed}, **options)
+    content = answer.raise_for_status().json()
+    return str(content["digest"]), str(content["data"][0]["b64_json"])
+
+
 def picture(url: str, seed: int) -> str:
     """The picture of a seed, in base64, as it is while nothing happens."""
-    answer = httpx.post(f"{url}{PATH}", json={"prompt": "random", "seed": seed}, trust_env=False)
-    return str(answer.raise_for_status().json()["data"][0]["b64_json"])
+    return answer_of(httpx, url, seed)[1]
 
 
 def replicas() -> list[psutil.Process]:
@@ -342,24 +414,33 @@ def kill_one() -> bool:
 
 
 @contextlib.contextmanager
-def endpoint(count: int) -> Iterator[str]:
-    """An endpoint of random weights on this machine."""
+def endpoint(count: int) -> Iterator[tuple[str, Callable[[], bool]]]:
+    """An endpoint of random weights on this machine, and what gives it others, two by turns."""
     from distgen.bench.serve import _write_bundle
     from distgen.core.storage import locate
     from distgen.launch.cluster import connect
+    from distgen.registry import ModelStore
     from distgen.serving.deploy.endpoint import running
 
     with tempfile.TemporaryDirectory(prefix="distgen-bench-") as folder, connect():
-        bundle = locate(folder) / "bundle"
-        _write_bundle(bundle)
-        with running(bundle, port=0, replicas=count) as url:
-            yield url
+        store = ModelStore(f"{folder}/models")
+        for number in range(2):
+            _write_bundle(locate(folder) / f"bundle{number}")
+            store.promote(locate(folder) / f"bundle{number}", force=True)
+        versions = itertools.cycle(store.versions("bench"))
+
+        def exchange() -> bool:
+            version = next(versions)
+            return store.promote(store.bundle("bench", version), force=True) == version
+
+        with running("bench", root=str(store.root), port=0, replicas=count) as url:
+            yield url, exchange
 
 
 def main() -> None:
     """Read the command line, do it, and tell."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("mode", choices=["overload", "disconnect", "kill", "soak"])
+    parser.add_argument("mode", choices=["overload", "disconnect", "kill", "swaps", "soak"])
     parser.add_argument("--url", help="of a running endpoint; by default one is started")
     parser.add_argument("--pid", type=int, nargs="*", default=[], help="whose memory to watch")
     parser.add_argument("--key", default="none", help="of the API, for the stock client")
@@ -373,18 +454,25 @@ def main() -> None:
     parser.add_argument("--every", type=float, help="seconds between kills (5) or swaps (20)")
     parser.add_argument("--kill", help="kill: a command that kills a replica, for --url")
     parser.add_argument("--minutes", type=float, default=30.0, help="soak: how long")
-    parser.add_argument("--swap", help="soak: a command that swaps the weights")
+    parser.add_argument("--count", type=int, default=100, help="swaps: how many")
+    parser.add_argument("--swap", help="swaps, soak: a command that swaps the weights, for --url")
     options = parser.parse_args()
     kills, command = options.mode == "kill", options.kill
     if kills and options.url and not command:
         parser.error("--url needs --kill, a command that kills one of its replicas")
+    if options.mode == "swaps" and options.url and not options.swap:
+        parser.error("--url needs --swap, a command that swaps its weights")
     options.replicas = options.replicas or (2 if kills else 1)
     options.seconds = options.seconds or (120.0 if kills else 60.0)
     options.every = options.every or (5.0 if kills else 20.0)
     options.inflict = (
         (lambda: not subprocess.run(command, shell=True).returncode) if command else kill_one
     )
-    with contextlib.nullcontext(options.url) if options.url else endpoint(options.replicas) as url:
+    exchange = (
+        (lambda: not subprocess.run(options.swap, shell=True).returncode) if options.swap else None
+    )
+    given = contextlib.nullcontext((options.url, exchange))
+    with given if options.url else endpoint(options.replicas) as (url, options.exchange):
         if not options.url and not options.pid:
             options.pid = [process.pid for process in replicas()]
         run: Callable[..., Any] = globals()[options.mode]
