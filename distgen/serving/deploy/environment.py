@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import stat
 import sys
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 
 from distgen.core.ports import free_port
+from distgen.serving.http.errors import RequestError
 from distgen.serving.http.observed import ACCESS_LOG_VARIABLE
 
 _DRAIN_S = "0.5"
@@ -18,12 +21,16 @@ _HEADERS_S = 10
 _SLOW_READER_S = 60
 """For a client to take some more of its answer, or to send some more."""
 
+_COMES_BACK_S = 1
+"""After which a request that no replica took may be sent again."""
+
 # Ray's template binds the two ports of its own on every interface and sets no time for headers, and
 # has no setting for it. The configuration is written anew before each start of HAProxy, so each
 # start mends it first. What Ray Serve says of itself below /-/ needs no key, and is nobody's
 # business but for its health. Replicas hear by themselves that a client hangs up: that Serve
-# listens for it, too, would take it two tasks and a queue for each request. HAProxy must also not
-# outlive the process that started it, however that one ends.
+# listens for it, too, would take it two tasks and a queue for each request, and to name it is
+# quicker here. Where a replica has just ended, or none takes a connection, the answer would be a
+# bare 500. HAProxy must also not outlive the process that started it, however that one ends.
 _MENDED_HAPROXY = """\
 import ctypes, os, re, signal, sys
 config = sys.argv[sys.argv.index("-f") + 1]
@@ -37,6 +44,7 @@ alone = "http-request set-header x-request-disconnect-disabled ?1"
 named = "http-request set-header x-request-id %[uuid()] unless {{ req.hdr(x-request-id) -m found }}"
 own = rf"\\1{{hide}}\\n\\1{{alone}}\\n\\1{{named}}\\n\\g<0>"
 text = re.sub(r"(?m)^( *)acl routes path -i /-/routes$", own, text)
+text = re.sub(r"(?m)^( *errorfile 50[234]) .*$", r"\\g<1> " + {unavailable!r}, text)
 with open(config, "w") as file:
     file.write(text)
 PR_SET_PDEATHSIG = 1
@@ -57,8 +65,13 @@ def serve_environment(folder: Path, haproxy: str) -> dict[str, str]:
     """
     ports = [free_port(), free_port()]
     starter = folder / "haproxy"
+    unavailable = folder / "unavailable.http"
+    unavailable.write_bytes(_unavailable())
     program = _MENDED_HAPROXY.format(
-        ports="|".join(map(str, ports)), headers_s=_HEADERS_S, haproxy=haproxy
+        ports="|".join(map(str, ports)),
+        headers_s=_HEADERS_S,
+        haproxy=haproxy,
+        unavailable=str(unavailable),
     )
     # The shell, since the kernel takes no interpreter with a space or a long path.
     command = shlex.join([sys.executable, "-IS", "-c", program])
@@ -87,6 +100,24 @@ def serve_environment(folder: Path, haproxy: str) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": _DRAIN_S,
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": _DRAIN_S,
     }
+
+
+def _unavailable() -> bytes:
+    """The whole answer where no replica gives one; clients may send the request again."""
+    error = RequestError(
+        "No replica answered: one has just ended, or all are busy. "
+        f"Try again in {_COMES_BACK_S} s.",
+        status=HTTPStatus.SERVICE_UNAVAILABLE,
+        code="unavailable",
+    )
+    body = json.dumps(error.body())
+    head = (
+        "HTTP/1.1 503 Service Unavailable",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        f"retry-after: {_COMES_BACK_S}",
+    )
+    return "\r\n".join((*head, "", body)).encode()
 
 
 def passed_on(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -58,7 +58,7 @@ _WHEN = {
     413: "The body is too large.",
     429: "Too much is waiting; `Retry-After` says when to come again.",
     500: "The endpoint failed; its log says why.",
-    503: "The model has left memory and does not come back; the endpoint's log says why.",
+    503: "The model does not load, as the endpoint's log says, or no replica answers now.",
     504: "The request's time passed before its answer was made.",
 }
 EVERYWHERE = (400, 401, 403, 500)

@@ -12,8 +12,12 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
+from uuid import UUID
 
+import httpx
 import psutil
 import pytest
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
@@ -170,6 +174,66 @@ backend replicas
     finally:
         haproxy.terminate()
         haproxy.wait()
+
+
+@pytest.fixture
+def behind_haproxy(tmp_path: Path) -> Iterator[Callable[[str], int]]:
+    """Starts HAProxy as Ray would, with these lines in its backend, and returns its port."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(backend: str) -> int:
+        port = free_port()
+        # The lines that are mended must be there in the Ray that is installed.
+        for line in ("acl routes path -i /-/routes", "errorfile 503 {{ config.error_file_path }}"):
+            assert f"\n    {line}\n" in HAPROXY_CONFIG_TEMPLATE
+        bare = tmp_path / "500.http"
+        bare.write_text("HTTP/1.1 500 Internal Server Error\r\n\r\n")
+        errors = "".join(f"    errorfile {status} {bare}\n" for status in (502, 503, 504))
+        config = tmp_path / "haproxy.cfg"
+        config.write_text(
+            f"defaults\n    mode http\n    timeout client 9s\n    timeout connect 1s\n"
+            f"    timeout server 1s\n    retries 0\n{errors}"
+            f"frontend http_frontend\n    bind 127.0.0.1:{port}\n"
+            f"    acl routes path -i /-/routes\n    default_backend replicas\n"
+            f"backend replicas\n    {backend}\n"
+        )
+        starter = serve_environment(tmp_path, _haproxy_binary())["RAY_SERVE_HAPROXY_BINARY_PATH"]
+        started.append(subprocess.Popen([starter, "-db", "-f", str(config)]))
+        while not answers("127.0.0.1", port):
+            assert started[-1].poll() is None
+            time.sleep(0.05)
+        return port
+
+    yield start
+    for haproxy in started:
+        haproxy.terminate()
+        haproxy.wait()
+
+
+@pytest.mark.parametrize("replica", ["gone", "silent", "ends"])
+def test_where_no_replica_answers_clients_hear_when_to_come_again(behind_haproxy, replica: str):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = server.getsockname()[1]
+        if replica == "gone":
+            server.close()
+        port = behind_haproxy(f"server only 127.0.0.1:{place}")
+        if replica == "ends":
+            Thread(target=lambda: server.accept()[0].close(), daemon=True).start()
+        answer = httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False, timeout=30)
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    error = answer.json()["error"]
+    assert (error["type"], error["code"]) == ("server_error", "unavailable")
+    assert "Try again in 1 s" in error["message"]
+
+
+def test_requests_have_a_name_when_they_reach_a_replica(behind_haproxy):
+    told = 'content-type text/plain lf-string "%[req.hdr(x-request-id)]"'
+    port = behind_haproxy(f"http-request return status 200 {told}")
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        names = [client.get("/livez").text for _ in range(2)]
+        assert client.get("/livez", headers={"x-request-id": "mine"}).text == "mine"
+    assert len({str(UUID(name)) for name in names}) == 2
 
 
 def said(port: int, path: str) -> bytes:
