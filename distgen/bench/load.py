@@ -101,19 +101,24 @@ class _Asker:
             self.socket.close()
             return False
         body = b'{"prompt": "random", "n": %d, "seed": %d}' % (self._n, ticket)
-        self.socket.sendall(
-            b"POST /v1/images/generations HTTP/1.1\r\nhost: bench\r\n"
-            b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
-        )
+        try:
+            self.socket.sendall(
+                b"POST /v1/images/generations HTTP/1.1\r\nhost: bench\r\n"
+                b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+                % (len(body), body)
+            )
+        except OSError:
+            return self._lost()
         return True
 
     def read(self) -> bool:
         """Take what has come, and ask anew after a whole answer; False: nothing more will come."""
-        data = self.socket.recv(_CHUNK)
+        try:
+            data = self.socket.recv(_CHUNK)
+        except OSError:
+            data = b""
         if not data:
-            self._answered(False)
-            self.socket.close()
-            return False
+            return self._lost()
         self._received += data
         if not self._whole:
             head = self._received.find(b"\r\n\r\n") + 4
@@ -129,6 +134,11 @@ class _Asker:
         self._received.clear()
         self._whole = 0
         return self.ask()
+
+    def _lost(self) -> bool:
+        self._answered(False)
+        self.socket.close()
+        return False
 
     def _answered(self, is_ok: bool) -> None:
         self.latencies_s.append(time.perf_counter() - self._began)

@@ -333,12 +333,16 @@ def swaps(url: str, options: argparse.Namespace) -> dict[str, Any]:
     seeds = range(16)
 
     def digest() -> str:
-        return answer_of(httpx, url, 0)[0]
+        try:
+            return answer_of(httpx, url, 0)[0]
+        except (httpx.HTTPError, LookupError):
+            counts["failed"] += 1
+            return ""
 
     def exchange() -> bool:
         before = digest()
         options.exchange()
-        return wait_for(lambda: digest() != before)
+        return wait_for(lambda: digest() not in (before, ""))
 
     expected: dict[str, list[str]] = {}
     for _ in range(2):
@@ -361,11 +365,13 @@ def swaps(url: str, options: argparse.Namespace) -> dict[str, Any]:
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
-    for _ in range(options.count):
-        counts["swaps"] += exchange()
-    ended.set()
-    for thread in threads:
-        thread.join()
+    try:
+        for _ in range(options.count):
+            counts["swaps"] += exchange()
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
     return {
         "checks": {
             "no request failed": counts["failed"] == 0,

@@ -14,6 +14,7 @@ from pathlib import Path
 from distgen.core.ports import free_port
 from distgen.serving.http.errors import RequestError
 from distgen.serving.http.observed import ACCESS_LOG_VARIABLE
+from distgen.serving.http.visit import ID_PATTERN
 
 _DRAIN_S = "0.5"
 _HEADERS_S = 10
@@ -41,7 +42,8 @@ if "timeout http-request" not in text:
     text = re.sub(r"(?m)^defaults\\b.*$", r"\\g<0>\\n    timeout http-request {headers_s}s", text)
 hide = "http-request return status 404 if {{ path,url_dec -m beg -i /-/ }} !{{ path /-/healthz }}"
 alone = "http-request set-header x-request-disconnect-disabled ?1"
-named = "http-request set-header x-request-id %[uuid()] unless {{ req.hdr(x-request-id) -m found }}"
+known = "req.hdr(x-request-id) -m reg {id_pattern}"
+named = f"http-request set-header x-request-id %[uuid()] unless {{{{ {{known}} }}}}"
 own = rf"\\1{{hide}}\\n\\1{{alone}}\\n\\1{{named}}\\n\\g<0>"
 text = re.sub(r"(?m)^( *)acl routes path -i /-/routes$", own, text)
 text = re.sub(r"(?m)^( *errorfile 50[234]) .*$", r"\\g<1> " + {unavailable!r}, text)
@@ -72,6 +74,7 @@ def serve_environment(folder: Path, haproxy: str) -> dict[str, str]:
         headers_s=_HEADERS_S,
         haproxy=haproxy,
         unavailable=str(unavailable),
+        id_pattern=f"^{ID_PATTERN}$",
     )
     # The shell, since the kernel takes no interpreter with a space or a long path.
     command = shlex.join([sys.executable, "-IS", "-c", program])

@@ -88,8 +88,8 @@ class _Replica:
         memory_bytes: int | None = None,
         keys: str | None = None,
     ) -> None:
-        # Threads that hand batches over wait for the event loop to let go of the interpreter; at
-        # Python's own 5 ms the network would have nothing to do meanwhile.
+        # The thread that hears of drawn batches waits for the event loop to let go of the
+        # interpreter; at Python's own 5 ms the network would have nothing to do meanwhile.
         sys.setswitchinterval(_SWITCH_S)
         gc.set_threshold(_GARBAGE)
         replica = ray.get_runtime_context().get_actor_id()[:8]

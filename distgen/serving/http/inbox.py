@@ -19,7 +19,7 @@ class Inbox:
     Args:
         receive: The server's own.
         patience_s: How long the whole body may take.
-        answering: The task to cancel when the client hangs up.
+        answering: The task to cancel when the client hangs up, or while it waits for a late body.
     """
 
     def __init__(self, receive: Receive, patience_s: float, answering: asyncio.Task[None]) -> None:

@@ -21,7 +21,9 @@ TIMEOUT_HEADER = "x-request-timeout"
 HUNG_UP = 499
 """The status, of nginx's making, of requests whose client did not wait for the answer."""
 
-_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
+ID_PATTERN = "[A-Za-z0-9_.:/+=@-]{1,128}"
+"""Of a client's own id; others are replaced."""
+_ID = re.compile(ID_PATTERN)
 _LONGEST_PATH = 200
 
 

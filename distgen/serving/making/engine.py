@@ -252,7 +252,7 @@ class Engine:
         account.model, account.digest = self.info.name, self.info.digest
 
     async def close(self) -> None:
-        """End the threads when the running batch is done, and let the network go."""
+        """Let the network go, once what runs is done; what waits fails."""
         await self._batcher.close()
         if self._remakes is not None:
             await self._remakes.close()

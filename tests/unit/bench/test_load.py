@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -46,11 +48,17 @@ def test_it_ends_when_its_time_is_over() -> None:
     assert load.requests == len(seen) > 2
 
 
-def test_connections_that_are_closed_are_failures() -> None:
+@pytest.mark.parametrize("how", ["closed", "reset"])
+def test_connections_that_are_lost_are_failures(how: str) -> None:
     async def run() -> int:
         async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"}")
-            writer.close()
+            if how == "closed":
+                writer.close()
+                return
+            at_once = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+            writer.transport.abort()
 
         server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]

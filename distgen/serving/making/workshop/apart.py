@@ -24,6 +24,7 @@ from typing import Any
 from distgen.serving.making.batching import Drawn
 from distgen.serving.making.engine import Engine
 from distgen.serving.making.loading import Outline
+from distgen.serving.making.sampler import Picture
 from distgen.serving.making.workshop.orders import Order
 
 _MODULE = "distgen.serving.making.workshop.process"
@@ -100,6 +101,11 @@ class Workshop:
         """The process."""
         return self._process.pid
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether a thread is handing something over, which the next one waits for."""
+        return self._sending.locked()
+
     def load(self, wanted: Outline) -> Engine:
         """The engine of an edition, whose network is over there.
 
@@ -173,15 +179,11 @@ class _HandsApart:
         self.largest_batch = loaded.largest_batch
         self.can_remake = loaded.can_remake
 
-    # No thread waits for pictures of seeds: each that did would take the interpreter's lock from
-    # the event loop, several times for a batch.
     async def draw(self, orders: Sequence[Order]) -> Drawn[Ticket]:
-        return await _drawn(self._ask("draw", orders), len(orders))
+        return await self._drawn("draw", orders)
 
     async def redraw(self, orders: Sequence[Order]) -> Drawn[Ticket]:
-        # These bring pixels, more than a socket may take at once.
-        ticket = await asyncio.to_thread(self._ask, "redraw", orders)
-        return await _drawn(ticket, len(orders))
+        return await self._drawn("redraw", orders)
 
     async def write(self, orders: Sequence[Order], drafts: Sequence[Ticket]) -> list[bytes]:  # noqa: ARG002
         files: list[bytes] = await asyncio.wrap_future(drafts[0].done)
@@ -190,9 +192,17 @@ class _HandsApart:
     def close(self) -> None:
         self._workshop.ask("drop", self._model)
 
-    def _ask(self, what: str, orders: Sequence[Order]) -> Ticket:
-        return self._workshop.ask(what, self._model, list(orders))
+    async def _drawn(self, what: str, orders: Sequence[Order]) -> Drawn[Ticket]:
+        asked = (what, self._model, list(orders))
+        # No thread waits for pictures of seeds: each that did would take the interpreter's lock
+        # from the event loop, several times for a batch. What brings vectors or pixels may be more
+        # than the socket takes at once.
+        if self._workshop.is_sending or not all(_is_short(order) for order in orders):
+            ticket = await asyncio.to_thread(self._workshop.ask, *asked)
+        else:
+            ticket = self._workshop.ask(*asked)
+        return Drawn([ticket] * len(orders), await asyncio.wrap_future(ticket.drawn))
 
 
-async def _drawn(ticket: Ticket, count: int) -> Drawn[Ticket]:
-    return Drawn([ticket] * count, await asyncio.wrap_future(ticket.drawn))
+def _is_short(order: Order) -> bool:
+    return isinstance(order.picture, Picture) and order.picture.latents is None

@@ -231,9 +231,12 @@ def test_requests_have_a_name_when_they_reach_a_replica(behind_haproxy):
     told = 'content-type text/plain lf-string "%[req.hdr(x-request-id)]"'
     port = behind_haproxy(f"http-request return status 200 {told}")
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-        names = [client.get("/livez").text for _ in range(2)]
-        assert client.get("/livez", headers={"x-request-id": "mine"}).text == "mine"
-    assert len({str(UUID(name)) for name in names}) == 2
+        assert client.get("/livez", headers={"x-request-id": "mine/a-b:1"}).text == "mine/a-b:1"
+        # None, and those that the endpoint would not write into its log.
+        given: list[dict[str, str]] = [{}, {}]
+        given += [{"x-request-id": name} for name in ("", "a b", 129 * "a")]
+        names = [client.get("/livez", headers=headers).text for headers in given]
+    assert len({str(UUID(name)) for name in names}) == 5
 
 
 def said(port: int, path: str) -> bytes:

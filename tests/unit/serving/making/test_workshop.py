@@ -134,6 +134,26 @@ async def test_a_killed_process_is_told_of_and_nobody_waits_for_it(tmp_path):
     await engine.close()
 
 
+@in_loop
+async def test_vectors_that_the_process_does_not_take_hold_up_nothing_else(tmp_path):
+    workshop = Workshop()
+    engine = workshop.load(outline(edition(bundle(tmp_path / "b")), "digits"))
+    os.kill(workshop.pid, signal.SIGSTOP)
+    long = [Picture(seed, 0, latents=(0.5,) * 30_000) for seed in range(8)]
+    goes_on = threading.Timer(20.0, os.kill, (workshop.pid, signal.SIGCONT))
+    goes_on.start()
+    asked = [asyncio.create_task(engine.generate(pictures, PNG)) for pictures in (long, PICTURES)]
+    await asyncio.sleep(0.2)
+    assert goes_on.is_alive()  # the loop came back while nothing was taken
+    goes_on.cancel()
+    os.kill(workshop.pid, signal.SIGCONT)
+    with pytest.raises(ValueError, match="broadcast"):
+        await asked[0]
+    await asyncio.wait(asked)
+    await engine.close()
+    workshop.close()
+
+
 def test_closing_is_no_loss(tmp_path: Path) -> None:
     lost = threading.Event()
     workshop = Workshop(lost=lost.set)
