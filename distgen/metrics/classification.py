@@ -105,6 +105,7 @@ def measure(subject: Subject, config: ClassificationConfig) -> ClassificationSco
     generated = taught(
         lesson(f"generated like {training.identity}"),
         lambda: (made, made_labels),
+        of="generated pictures",
         device=subject.device,
         ranks=ranks,
         cache=None,
@@ -140,6 +141,7 @@ def _ceiling(
         network = taught(
             lesson,
             lambda: (pictures[known], labels[known]),
+            of="real pictures",
             device=subject.device,
             ranks=ranks,
             cache=cache,

@@ -87,6 +87,7 @@ def taught(
     lesson: Lesson,
     examples: Callable[[], tuple[np.ndarray, np.ndarray]],
     *,
+    of: str,
     device: torch.device,
     ranks: Ranks,
     cache: ArrayCache | None,
@@ -99,6 +100,7 @@ def taught(
         lesson: What it is trained on.
         examples: Gives pictures uint8 `[n, H, W, C]` as `shrink` leaves them, and labels `[n]`;
             called on rank 0 and only where it has to be trained.
+        of: What they are, in the words of those who wait for it.
         device: Where it computes.
         ranks: Who shares it.
         cache: Rank 0's, where it is remembered; None: it will not be asked for again.
@@ -108,7 +110,11 @@ def taught(
         if not ranks.world.is_main:
             return None
         images_nhwc, labels_n = examples()
-        network = train(lesson, images_nhwc, labels_n, device, ranks.on_progress)
+
+        def tell(detail: str) -> None:
+            ranks.on_progress(f"classifier of {of} {detail}")
+
+        network = train(lesson, images_nhwc, labels_n, device, tell)
         state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
         return np.frombuffer(save(state), dtype=np.uint8)
 
@@ -165,7 +171,7 @@ def train(
             optimizer.step()
             schedule.step()
             if step % _TELL_EVERY == 0:
-                on_progress(f"classifier {min(step * batch, lesson.images):,}/{lesson.images:,}")
+                on_progress(f"{min(step * batch, lesson.images):,}/{lesson.images:,}")
     return network.eval()
 
 

@@ -207,7 +207,12 @@ def _classifier(
         return images[kept], symbols[kept]
 
     network = taught(
-        lesson, examples, device=subject.device, ranks=subject.ranks, cache=subject.cache
+        lesson,
+        examples,
+        of="symbols",
+        device=subject.device,
+        ranks=subject.ranks,
+        cache=subject.cache,
     )
     return network, lesson
 

@@ -98,10 +98,13 @@ def test_a_lesson_that_is_remembered_is_not_learnt_again(pictures, tmp_path):
         calls.append(1)
         return pictures[0][:100], pictures[1][:100]
 
-    options = {"device": CPU, "ranks": Ranks(), "cache": ArrayCache(tmp_path)}
+    told: list[str] = []
+    ranks = Ranks(on_progress=told.append)
+    options = {"of": "digits", "device": CPU, "ranks": ranks, "cache": ArrayCache(tmp_path)}
     first = taught(lesson, examples, **options)
     again = taught(lesson, examples, **{**options, "cache": ArrayCache(tmp_path)})
     assert len(calls) == 1
+    assert told[0] == "classifier of digits 0/500"
     np.testing.assert_array_equal(recognise(first, pictures[0]), recognise(again, pictures[0]))
 
 
