@@ -4,7 +4,8 @@
     python tests/bench/health.py clean --job jobs/fashion-gan.yaml --out /tmp/health
 
 `faults` trains the job once undisturbed and once for each fault from the same seed, and compares
-the final headline distances: the bar is that four of five are within 1.3 of the undisturbed one.
+the final headline distances, those of the first extractor: the bar is that four of five are within
+1.3 of the undisturbed one. How many are on every extractor is told beside it.
 `clean` trains ten healthy runs of all families and objectives and counts alarms: the bar is none.
 Faults are injected here, from outside; distgen has no switch for them. Runs that are in
 `<out>/results.jsonl` are not repeated, and a run that was broken off starts anew.
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -313,8 +315,14 @@ def summary_of_faults(rows: list[Row]) -> dict[str, Any]:
         if row.fault != "none"
     }
     watched = [row.name for row in rows if row.fault != "none" and row.watched]
-    recovered = [name for name in watched if ratios[name] and max(ratios[name].values()) <= BAR]
-    return {"recovered": len(recovered), "of": len(watched), "bar": BAR, "ratios": ratios}
+    found = [[*(ratios[name] or {"": math.inf}).values()] for name in watched]
+    return {
+        "recovered": sum(each[0] <= BAR for each in found),
+        "recovered_on_every_extractor": sum(max(each) <= BAR for each in found),
+        "of": len(watched),
+        "bar": BAR,
+        "ratios": ratios,
+    }
 
 
 def summary_of_clean_runs(rows: list[Row]) -> dict[str, Any]:
