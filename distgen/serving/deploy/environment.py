@@ -12,6 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from distgen.core.ports import free_port
+from distgen.serving.deploy.scaling import MOST_ONGOING
 from distgen.serving.http.errors import RequestError
 from distgen.serving.http.observed import ACCESS_LOG_VARIABLE
 from distgen.serving.http.visit import ID_PATTERN
@@ -31,7 +32,8 @@ _COMES_BACK_S = 1
 # business but for its health. Replicas hear by themselves that a client hangs up: that Serve
 # listens for it, too, would take it two tasks and a queue for each request, and to name it is
 # quicker here. Where a replica has just ended, or none takes a connection, the answer would be a
-# bare 500. HAProxy must also not outlive the process that started it, however that one ends.
+# bare 500. More requests than a replica reads in time are refused here, at a small part of what it
+# would cost there. HAProxy must also not outlive its parent, however that one ends.
 _MENDED_HAPROXY = """\
 import ctypes, os, re, signal, sys
 config = sys.argv[sys.argv.index("-f") + 1]
@@ -47,6 +49,10 @@ named = f"http-request set-header x-request-id %[uuid()] unless {{{{ {{known}} }
 own = rf"\\1{{hide}}\\n\\1{{alone}}\\n\\1{{named}}\\n\\g<0>"
 text = re.sub(r"(?m)^( *)acl routes path -i /-/routes$", own, text)
 text = re.sub(r"(?m)^( *errorfile 50[234]) .*$", r"\\g<1> " + {unavailable!r}, text)
+text = re.sub(r"(?m)^( *server \\S+ \\S+:\\d+ check)\\b", r"\\1 maxconn {most}", text)
+full = "http-request return status 429 content-type application/json file " + {full!r}
+full += " hdr retry-after {comes_back_s} if {{ nbsrv gt 0 }} {{ be_conn_free eq 0 }}"
+text = re.sub(r"(?m)^( *)http-reuse always$", rf"\\g<0>\\n\\1{{full}}", text)
 with open(config, "w") as file:
     file.write(text)
 PR_SET_PDEATHSIG = 1
@@ -67,13 +73,17 @@ def serve_environment(folder: Path, haproxy: str) -> dict[str, str]:
     """
     ports = [free_port(), free_port()]
     starter = folder / "haproxy"
-    unavailable = folder / "unavailable.http"
+    unavailable, full = folder / "unavailable.http", folder / "full.json"
     unavailable.write_bytes(_unavailable())
+    full.write_text(json.dumps(_full().body()))
     program = _MENDED_HAPROXY.format(
         ports="|".join(map(str, ports)),
         headers_s=_HEADERS_S,
         haproxy=haproxy,
         unavailable=str(unavailable),
+        full=str(full),
+        most=MOST_ONGOING,
+        comes_back_s=_COMES_BACK_S,
         id_pattern=f"^{ID_PATTERN}$",
     )
     # The shell, since the kernel takes no interpreter with a space or a long path.
@@ -103,6 +113,16 @@ def serve_environment(folder: Path, haproxy: str) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": _DRAIN_S,
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": _DRAIN_S,
     }
+
+
+def _full() -> RequestError:
+    """Where each replica has as many requests as it may."""
+    return RequestError(
+        f"Each replica has {MOST_ONGOING} requests. Try again in {_COMES_BACK_S} s, or serve more "
+        "replicas.",
+        status=HTTPStatus.TOO_MANY_REQUESTS,
+        code="queue_full",
+    )
 
 
 def _unavailable() -> bytes:

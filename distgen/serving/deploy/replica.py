@@ -21,7 +21,7 @@ from ray.serve.schema import LoggingConfig
 
 from distgen.core.config import parse
 from distgen.serving.deploy.reporting import report, report_changes
-from distgen.serving.deploy.scaling import DEPLOYMENT
+from distgen.serving.deploy.scaling import DEPLOYMENT, MOST_ONGOING
 from distgen.serving.http.app import create_app
 from distgen.serving.http.gate.keyring import Keyring
 from distgen.serving.job import EndpointConfig
@@ -65,7 +65,7 @@ def deployment(**options: Any) -> serve.Deployment:
         name=DEPLOYMENT,
         # Requests reach the engine, whose bounded queue refuses in the API's own words; only
         # thousands that are all being read or answered at once are refused in Ray's.
-        max_ongoing_requests=2 * MAX_WAITING,
+        max_ongoing_requests=MOST_ONGOING,
         max_queued_requests=MAX_WAITING,
         backpressure_config=BackpressureConfig(
             status_code=HTTPStatus.TOO_MANY_REQUESTS, retry_after_s=1

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from distgen.serving.job import Replicas
+from distgen.serving.making.engine import MAX_WAITING
 
 APPLICATION = "distgen"
 """The application's name."""
 DEPLOYMENT = "images"
 """The deployment's name, under which a Serve config file gives it replicas and GPUs."""
+
+MOST_ONGOING = MAX_WAITING + 256
+"""Requests that one replica reads, makes and answers at once."""
 
 
 def scaling(replicas: Replicas) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
 from uuid import UUID
@@ -184,8 +186,13 @@ def behind_haproxy(tmp_path: Path) -> Iterator[Callable[[str], int]]:
     def start(backend: str) -> int:
         port = free_port()
         # The lines that are mended must be there in the Ray that is installed.
-        for line in ("acl routes path -i /-/routes", "errorfile 503 {{ config.error_file_path }}"):
-            assert f"\n    {line}\n" in HAPROXY_CONFIG_TEMPLATE
+        for line in (
+            "acl routes path -i /-/routes\n",
+            "errorfile 503 {{ config.error_file_path }}\n",
+            "http-reuse always\n",
+            "server {{ server.name }} {{ server.host }}:{{ server.port }} check{% if",
+        ):
+            assert f"\n    {line}" in HAPROXY_CONFIG_TEMPLATE
         bare = tmp_path / "500.http"
         bare.write_text("HTTP/1.1 500 Internal Server Error\r\n\r\n")
         errors = "".join(f"    errorfile {status} {bare}\n" for status in (502, 503, 504))
@@ -195,7 +202,7 @@ def behind_haproxy(tmp_path: Path) -> Iterator[Callable[[str], int]]:
             f"    timeout server 1s\n    retries 0\n{errors}"
             f"frontend http_frontend\n    bind 127.0.0.1:{port}\n"
             f"    acl routes path -i /-/routes\n    default_backend replicas\n"
-            f"backend replicas\n    {backend}\n"
+            f"backend replicas\n    http-reuse always\n    {backend}\n"
         )
         starter = serve_environment(tmp_path, _haproxy_binary())["RAY_SERVE_HAPROXY_BINARY_PATH"]
         started.append(subprocess.Popen([starter, "-db", "-f", str(config)]))
@@ -225,6 +232,34 @@ def test_where_no_replica_answers_clients_hear_when_to_come_again(behind_haproxy
     error = answer.json()["error"]
     assert (error["type"], error["code"]) == ("server_error", "unavailable")
     assert "Try again in 1 s" in error["message"]
+
+
+def test_more_requests_than_a_replica_reads_in_time_are_refused_before_it(
+    behind_haproxy, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(surroundings, "MOST_ONGOING", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(2) as threads:
+        place = silent.getsockname()[1]
+        port = behind_haproxy(f"timeout server 60s\n    server only 127.0.0.1:{place} check")
+        options = {"url": f"http://127.0.0.1:{port}/livez", "trust_env": False, "timeout": 90}
+        waiting = [threads.submit(httpx.get, **options) for _ in range(2)]
+        with ExitStack() as held:
+            for _ in waiting:
+                held.enter_context(next_request(silent))
+            refused = httpx.get(**options)
+        assert {future.result().status_code for future in waiting} == {503}
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    error = refused.json()["error"]
+    assert (error["type"], error["code"]) == ("rate_limit_error", "queue_full")
+
+
+def next_request(server: socket.socket) -> socket.socket:
+    """The next connection with a request; those that only look whether somebody is there end."""
+    while True:
+        connection = server.accept()[0]
+        if connection.recv(1):
+            return connection
+        connection.close()
 
 
 def test_requests_have_a_name_when_they_reach_a_replica(behind_haproxy):
