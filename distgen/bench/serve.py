@@ -31,7 +31,7 @@ _SPEC = ImageSpec(
 _MODEL = GANConfig(conditional=True)
 
 
-def bench_serve(*, requests: int = 2_000, seconds: float = 30.0, rounds: int = 3) -> dict[str, Any]:
+def bench_serve(*, requests: int = 6_000, seconds: float = 30.0, rounds: int = 3) -> dict[str, Any]:
     """Images per second through one replica, over those of a bare loop on one core.
 
     The bare loop runs the same weights in the same memory layout and writes PNGs with the same
