@@ -97,8 +97,11 @@ class PeerVAE(nn.Module):
 
     def __init__(self, folder: Path, latent_dim: int) -> None:
         super().__init__()
-        self.encoder = torch.jit.load(str(folder / "encoder.pt"))
-        self.decoder = torch.jit.load(str(folder / "decoder.pt"))
+        # Not modules of this one, since they take no hooks, which memory is estimated by.
+        self._scripted = tuple(
+            torch.jit.load(str(folder / f"{part}.pt")) for part in ("encoder", "decoder")
+        )
+        self.decoded = nn.Identity()
         self.latent_dim = latent_dim
         self.latent_groups = (latent_dim,)
 
@@ -108,7 +111,7 @@ class PeerVAE(nn.Module):
 
     def encode(self, observed_nchw: Tensor) -> tuple[Tensor, ...]:
         """Means and logarithms of variances."""
-        mean_nd, log_variance_nd = self.encoder(observed_nchw)
+        mean_nd, log_variance_nd = self._scripted[0](observed_nchw)
         return mean_nd, log_variance_nd
 
     def terms(
@@ -117,7 +120,7 @@ class PeerVAE(nn.Module):
         """The terms of the bound with one posterior sample each."""
         mean_nd, log_variance_nd = encoding
         latents_nd = mean_nd + (0.5 * log_variance_nd).exp() * normals_nd
-        chances = self.decoder(latents_nd)
+        chances = self.decoded(self._scripted[1](latents_nd))
         surprise = F.binary_cross_entropy(chances, observed_nchw, reduction="none")
         two_pi = torch.log(torch.tensor(2.0 * torch.pi))
         posterior_nd = -0.5 * (normals_nd.square() + log_variance_nd + two_pi)
@@ -136,7 +139,7 @@ class PeerVAE(nn.Module):
 
     def sample(self, latents_nd: Tensor, labels_n: Tensor | None = None) -> Tensor:
         """The expected pictures in [-1, 1]."""
-        return self.decoder(latents_nd) * 2.0 - 1.0
+        return self._scripted[1](latents_nd) * 2.0 - 1.0
 
     def reconstruct(self, images_nchw: Tensor, labels_n: Tensor | None = None) -> Tensor:
         """Pictures decoded from the posterior's mean."""
