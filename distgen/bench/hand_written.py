@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from distgen.core.config import parse
 from distgen.core.schedule import value_at
 from distgen.core.spec import ImageSpec
 from distgen.core.world import World
@@ -33,7 +35,7 @@ Step = Callable[[Tensor, Tensor], None]
 
 def hand_written(
     world: World,
-    job: TrainJob,
+    raw_job: Mapping[str, Any],
     spec: ImageSpec,
     pictures_nhwc: np.ndarray,
     labels_n: np.ndarray,
@@ -44,13 +46,15 @@ def hand_written(
 
     Args:
         world: This rank among its peers.
-        job: Its networks, objective and optimiser.
+        raw_job: A training job as plain data, since schedules do not travel to other processes;
+            its networks, objective and optimiser count.
         spec: What the pictures are.
         pictures_nhwc: uint8 [n, H, W, C].
         labels_n: int64 [n].
         warmup: Steps before the measurement.
         steps: Steps of the measurement.
     """
+    job = parse(TrainJob, raw_job, "the job")
     torch.manual_seed(0)
     networks = {
         name: network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

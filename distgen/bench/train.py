@@ -138,5 +138,5 @@ def _hand_written(job: TrainJob, workers: int, images: int) -> float:
     batch = job.training.batch_size
     warmup, steps = _warmup_images(images, batch) // batch, images // batch
     threads = max(1, int(job.scaling.cpus_per_worker))
-    arguments = (job, shard_set.spec, pictures, labels, warmup, steps)
+    arguments = (job.model_dump(mode="json"), shard_set.spec, pictures, labels, warmup, steps)
     return float(on_ranks(workers, hand_written, *arguments, threads=threads))

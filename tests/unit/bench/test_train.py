@@ -63,6 +63,24 @@ def test_without_a_job_every_family_is_measured() -> None:
             jobs_and_overrides(arguments, family)
 
 
+def test_the_hand_written_loop_takes_what_the_job_files_have(digits: str) -> None:
+    job = parse(
+        TrainJob,
+        override(
+            RAW,
+            [
+                f"data.shards={digits}",
+                "model.width=8",
+                "training.betas=[0.0, {start: 0.9, end: 0.99, images: 100}]",
+                "training.learning_rate={start: 0.001, end: 0.0001, images: 100}",
+                "objective={kind: relativistic, r1: {start: 2.0, end: 0.2, images: 100}}",
+            ],
+        ),
+        "a test",
+    )
+    assert train._hand_written(job, 2, 128) > 0
+
+
 def test_rank_that_ends_early_ends_the_measurement() -> None:
     context = multiprocessing.get_context("spawn")
     rank = context.Process(target=exit, args=(3,))
