@@ -33,7 +33,8 @@ _COMES_BACK_S = 1
 # listens for it, too, would take it two tasks and a queue for each request, and to name it is
 # quicker here. Where a replica has just ended, or none takes a connection, the answer would be a
 # bare 500. More requests than a replica reads in time are refused here, at a small part of what it
-# would cost there. HAProxy must also not outlive its parent, however that one ends.
+# would cost there; probes and metrics wait for their turn, since a busy endpoint is a ready one.
+# HAProxy must also not outlive its parent, however that one ends.
 _MENDED_HAPROXY = """\
 import ctypes, os, re, signal, sys
 config = sys.argv[sys.argv.index("-f") + 1]
@@ -51,7 +52,7 @@ text = re.sub(r"(?m)^( *)acl routes path -i /-/routes$", own, text)
 text = re.sub(r"(?m)^( *errorfile 50[234]) .*$", r"\\g<1> " + {unavailable!r}, text)
 text = re.sub(r"(?m)^( *server \\S+ \\S+:\\d+ check)\\b", r"\\1 maxconn {most}", text)
 full = "http-request return status 429 content-type application/json file " + {full!r}
-full += " hdr retry-after {comes_back_s} if {{ nbsrv gt 0 }} {{ be_conn_free eq 0 }}"
+full += " hdr retry-after {comes_back_s} if METH_POST {{ nbsrv gt 0 }} {{ be_conn_free eq 0 }}"
 text = re.sub(r"(?m)^( *)http-reuse always$", rf"\\g<0>\\n\\1{{full}}", text)
 with open(config, "w") as file:
     file.write(text)

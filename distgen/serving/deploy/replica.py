@@ -63,8 +63,8 @@ def deployment(**options: Any) -> serve.Deployment:
     made: serve.Deployment = serve.deployment(
         serve.ingress()(_Replica),
         name=DEPLOYMENT,
-        # Requests reach the engine, whose bounded queue refuses in the API's own words; only
-        # thousands that are all being read or answered at once are refused in Ray's.
+        # Requests reach the engine, whose bounded queue refuses in the API's own words; what is
+        # more than can be read and answered at once HAProxy refuses, and without it Ray does.
         max_ongoing_requests=MOST_ONGOING,
         max_queued_requests=MAX_WAITING,
         backpressure_config=BackpressureConfig(

@@ -238,7 +238,8 @@ def test_more_requests_than_a_replica_reads_in_time_are_refused_before_it(
     behind_haproxy, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(surroundings, "MOST_ONGOING", 2)
-    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(2) as threads:
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(3) as threads:
+        silent.settimeout(30)
         place = silent.getsockname()[1]
         port = behind_haproxy(f"timeout server 60s\n    server only 127.0.0.1:{place} check")
         options = {"url": f"http://127.0.0.1:{port}/livez", "trust_env": False, "timeout": 90}
@@ -246,8 +247,12 @@ def test_more_requests_than_a_replica_reads_in_time_are_refused_before_it(
         with ExitStack() as held:
             for _ in waiting:
                 held.enter_context(next_request(silent))
-            refused = httpx.get(**options)
+            refused = httpx.post(**options)
+            probe = threads.submit(httpx.get, **options)
         assert {future.result().status_code for future in waiting} == {503}
+        with next_request(silent) as connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            assert probe.result().status_code == 200
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
     error = refused.json()["error"]
     assert (error["type"], error["code"]) == ("rate_limit_error", "queue_full")
