@@ -241,7 +241,8 @@ def test_more_requests_than_a_replica_reads_in_time_are_refused_before_it(
     with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(3) as threads:
         silent.settimeout(30)
         place = silent.getsockname()[1]
-        port = behind_haproxy(f"timeout server 60s\n    server only 127.0.0.1:{place} check")
+        patient = "timeout server 60s\n    timeout queue 60s"
+        port = behind_haproxy(f"{patient}\n    server only 127.0.0.1:{place} check")
         options = {"url": f"http://127.0.0.1:{port}/livez", "trust_env": False, "timeout": 90}
         waiting = [threads.submit(httpx.get, **options) for _ in range(2)]
         with ExitStack() as held:
@@ -249,6 +250,8 @@ def test_more_requests_than_a_replica_reads_in_time_are_refused_before_it(
                 held.enter_context(next_request(silent))
             refused = httpx.post(**options)
             probe = threads.submit(httpx.get, **options)
+            with pytest.raises(TimeoutError):  # it waits, and is not refused
+                probe.result(timeout=1)
         assert {future.result().status_code for future in waiting} == {503}
         with next_request(silent) as connection:
             connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
