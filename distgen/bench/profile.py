@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from distgen.bench.ranks import on_ranks
+from distgen.core.config import parse
 from distgen.core.errors import UsageError
 from distgen.core.spans import recording
 from distgen.core.world import World
@@ -155,7 +156,7 @@ def bench_profile(job: TrainJob, *, images: int) -> dict[str, Any]:
         totals: dict[str, float] = on_ranks(
             workers,
             _profile,
-            profiled,
+            profiled.model_dump(mode="json"),
             on_cuda,
             steps,
             threads=max(1, int(job.scaling.cpus_per_worker)),
@@ -174,7 +175,10 @@ def bench_profile(job: TrainJob, *, images: int) -> dict[str, Any]:
     }
 
 
-def _profile(world: World, job: TrainJob, on_cuda: bool, steps: int) -> dict[str, float]:
+def _profile(
+    world: World, raw_job: Mapping[str, Any], on_cuda: bool, steps: int
+) -> dict[str, float]:
+    job = parse(TrainJob, raw_job, "the job")  # plain data: schedules do not travel
     device = torch.device("cuda", world.rank) if on_cuda else torch.device("cpu")
     suit_process(device)
     trainer = Trainer(job, world, device, lambda _: False)

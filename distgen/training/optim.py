@@ -37,7 +37,11 @@ def train_only(networks: Mapping[str, nn.Module], names: Iterable[str]) -> None:
     """Let gradients reach the named networks and no others."""
     wanted = set(names)
     for name, network in networks.items():
-        network.requires_grad_(name in wanted)
+        # A network's weights are all trained or all frozen, and most steps find them as they left
+        # them: the first one tells, without going through modules and weights.
+        first = next(network.parameters(), None)
+        if first is not None and first.requires_grad != (name in wanted):
+            network.requires_grad_(name in wanted)
 
 
 def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:

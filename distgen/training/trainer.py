@@ -182,7 +182,7 @@ class Trainer:
         self.images_seen = after
         self.meters.step(config.batch_size)
         with span("average of weights"):
-            self.ema.update(self.served, config.batch_size, self.images_seen)
+            self.ema.update(config.batch_size, self.images_seen)
 
     def _take_phase(
         self, phase: Phase, parts: Sequence[TrainBatch], factor: float, *, measured: bool

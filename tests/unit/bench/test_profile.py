@@ -65,7 +65,12 @@ def test_the_parts_of_a_profile_add_up_to_the_step(family, workers, digits, tmp_
         "storage": str(tmp_path),
         "data": {"shards": digits},
         "model": MODELS[family],
-        "training": {"images": 1, "batch_size": 16},
+        # Schedules are what does not travel to the ranks' processes by itself.
+        "training": {
+            "images": 1,
+            "batch_size": 16,
+            "betas": [0.0, {"start": 0.9, "end": 0.99, "images": 10}],
+        },
         "scaling": {"workers": workers},
     }
     result = bench_profile(parse(TrainJob, raw, "test"), images=48)

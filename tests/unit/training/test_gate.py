@@ -88,10 +88,15 @@ def test_weights_without_a_gradient_forbid_nothing():
 
 
 def test_only_the_networks_of_a_phase_can_learn_in_it():
-    networks = {"a": nn.Linear(1, 1), "b": nn.Linear(1, 1)}
-    train_only(networks, ["b"])
-    assert not networks["a"].weight.requires_grad
-    assert networks["b"].weight.requires_grad
+    networks = {"a": nn.Linear(1, 1), "b": nn.Linear(1, 1), "constants only": nn.Identity()}
+    for phase in ("b", "a", "a", "b"):
+        train_only(networks, [phase])
+        learning = {
+            name: [weight.requires_grad for weight in network.parameters()]
+            for name, network in networks.items()
+        }
+        here = {name: [name == phase] * 2 for name in ("a", "b")}
+        assert learning == {**here, "constants only": []}
 
 
 def be_a_rank(rank: int, size: int, folder: str) -> None:
