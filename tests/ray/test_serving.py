@@ -6,7 +6,9 @@ import base64
 import io
 import json
 import socket
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import click.testing
@@ -54,12 +56,31 @@ def distgen(*arguments: str) -> click.testing.Result:
     return CliRunner().invoke(main.app, list(arguments))
 
 
+def replicas() -> list[psutil.Process]:
+    """The processes that hold the model."""
+    processes = psutil.Process().children(recursive=True)
+    return [process for process in processes if "ServeRepl" in process.name()]
+
+
 def replica() -> psutil.Process:
-    """The process that holds the model."""
-    for process in psutil.Process().children(recursive=True):
-        if "ServeRepl" in process.name():
-            return process
-    pytest.fail("no replica found")
+    """The one process that holds the model."""
+    (process,) = replicas()
+    return process
+
+
+def is_asked(replica: psutil.Process) -> bool:
+    """Whether HAProxy has a connection to this replica."""
+    mine = {each.laddr.port for each in replica.net_connections() if each.status == "LISTEN"}
+    # There are two while one takes over from the other with a new configuration.
+    connections = [each for proxy in haproxies() for each in proxy.net_connections()]
+    return any(each.raddr and each.raddr.port in mine for each in connections)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 180.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.5)
 
 
 def haproxies() -> list[psutil.Process]:
@@ -85,6 +106,30 @@ def test_what_a_killed_serve_left_on_a_cluster_can_be_ended(ray_cluster, bundle)
     for outcome in ("The endpoint on {} has ended.", "No endpoint of distgen's on {} runs."):
         stopped = distgen("endpoint", "stop", "--address", ray_cluster.address)
         assert outcome.format(ray_cluster.address) in stopped.output
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray Serve, when it is imported
+def test_a_second_replica_comes_under_load_and_no_request_fails(ray_cluster, bundle):
+    clients, enough = 64, threading.Event()
+
+    def ask(url: str) -> set[int]:
+        seen = set()
+        with httpx.Client(base_url=url, timeout=60) as client:
+            while not enough.is_set():
+                body = {"prompt": "random", "n": 4}
+                seen.add(client.post("/v1/images/generations", json=body).status_code)
+        return seen
+
+    with endpoint.running(bundle, port=free_port(), replicas=(1, 2)) as url:
+        assert len(replicas()) == 1
+        with ThreadPoolExecutor(clients) as pool:
+            answers = [pool.submit(ask, url) for _ in range(clients)]
+            try:
+                wait_for(lambda: [is_asked(each) for each in replicas()] == [True, True])
+            finally:
+                enough.set()
+        assert set.union(*(answer.result() for answer in answers)) == {200}
 
 
 def test_loopback_of_another_machine_is_refused(ray_cluster, bundle, monkeypatch):

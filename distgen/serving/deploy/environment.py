@@ -73,6 +73,7 @@ def serve_environment(folder: Path, haproxy: str) -> dict[str, str]:
         haproxy: Path of the HAProxy binary.
     """
     ports = [free_port(), free_port()]
+    fallback = free_port()
     starter = folder / "haproxy"
     unavailable, full = folder / "unavailable.http", folder / "full.json"
     unavailable.write_bytes(_unavailable())
@@ -101,6 +102,9 @@ def serve_environment(folder: Path, haproxy: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(starter),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports[0]),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports[1]),
+        # Where HAProxy turns while no replica of this endpoint takes requests. By default it is the
+        # same on all clusters, and another endpoint of this machine would answer with its models.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
         # A line of log per request, parsed in Python, would cost more than HAProxy itself.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(_SLOW_READER_S),

@@ -66,6 +66,21 @@ def test_haproxy_starts_with_every_port_of_its_own_on_loopback(
     assert stat.S_IMODE(Path(starter).stat().st_mode) == 0o700
 
 
+def test_no_port_is_shared_with_another_endpoint_of_this_machine(tmp_path: Path):
+    environments = []
+    for name in ("one", "other"):
+        folder = tmp_path / name
+        folder.mkdir()
+        environments.append(serve_environment(folder, haproxy="/bin/echo"))
+    names = [
+        "RAY_SERVE_HAPROXY_STATS_PORT",
+        "RAY_SERVE_HAPROXY_METRICS_PORT",
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+    ]
+    ports = {environment[name] for environment in environments for name in names}
+    assert len(ports) == 2 * len(names)
+
+
 def haproxy() -> str | None:
     """The binary that Ray would start."""
     try:
