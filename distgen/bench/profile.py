@@ -18,11 +18,12 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from distgen.bench.ranks import on_ranks
+from distgen.bench.short import short
 from distgen.core.config import parse
 from distgen.core.errors import UsageError
 from distgen.core.spans import recording
 from distgen.core.world import World
-from distgen.training.job import TrainingConfig, TrainJob
+from distgen.training.job import TrainJob
 from distgen.training.process import suit_process
 from distgen.training.run import open_pictures, prepare
 from distgen.training.trainer import Trainer
@@ -143,14 +144,12 @@ def bench_profile(job: TrainJob, *, images: int) -> dict[str, Any]:
     steps = max(2, images // batch)
     length = (WARMUP_STEPS + steps + 1) * batch  # the end of a run is none of a step's business
     with tempfile.TemporaryDirectory() as storage:
-        values = job.training.model_dump() | {
-            "images": length,
-            "log_every": max(batch, length // 10),
-            "checkpoint_every": 10 * length,
-            "evaluate_every": 10 * length,
-        }
-        profiled = job.model_copy(
-            update={"name": "profile", "storage": storage, "training": TrainingConfig(**values)}
+        profiled = short(
+            job,
+            name="profile",
+            storage=storage,
+            images=length,
+            log_every=max(batch, length // 10),
         )
         prepare(profiled, open_pictures(profiled).fingerprint)
         totals: dict[str, float] = on_ranks(

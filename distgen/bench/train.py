@@ -15,10 +15,11 @@ import numpy as np
 
 from distgen.bench.hand_written import OBJECTIVES, hand_written
 from distgen.bench.ranks import on_ranks
+from distgen.bench.short import short
 from distgen.core.errors import UsageError
 from distgen.data import open_shard_set, read_samples
 from distgen.metrics.request import EvaluationConfig
-from distgen.training.job import TrainingConfig, TrainJob
+from distgen.training.job import TrainJob
 from distgen.training.run import prepare
 
 FAMILY_JOBS = {
@@ -101,18 +102,11 @@ def distgen_speed(job: TrainJob, workers: int, images: int) -> float:
 
     batch = job.training.batch_size
     with tempfile.TemporaryDirectory() as storage:
-        values = job.training.model_dump() | {
-            "images": images + _warmup_images(images, batch),
-            # Points of the curves about as far apart as those of a real run.
-            "log_every": _warmup_images(images, batch),
-            "checkpoint_every": 10 * images,
-            "evaluate_every": 10 * images,
-        }
-        bench_job = job.model_copy(
+        warmup = _warmup_images(images, batch)
+        bench_job = short(
+            job, name="bench", storage=storage, images=images + warmup, log_every=warmup
+        ).model_copy(
             update={
-                "name": "bench",
-                "storage": storage,
-                "training": TrainingConfig(**values),
                 "scaling": job.scaling.model_copy(update={"workers": workers}),
                 "evaluation": EvaluationConfig(samples=64, importance_samples=1),
             }

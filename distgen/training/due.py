@@ -31,14 +31,18 @@ class Due:
         checkpoint = done or crossed(before, seen, config.checkpoint_every)
         evaluation = crossed(before, seen, config.evaluate_every) and not done
         kept = checkpoint or evaluation
-        look_every = health.every or max(config.tick_every, _STEPS * config.batch_size)
         return cls(
             done=done,
             checkpoint=checkpoint,
             evaluation=evaluation,
             point=kept or crossed(before, seen, config.tick_every),
-            look=health.enabled and (kept or crossed(before, seen, look_every)),
+            look=health.enabled and (kept or crossed(before, seen, look_every(config, health))),
         )
+
+
+def look_every(config: TrainingConfig, health: HealthConfig) -> int:
+    """Images between two looks at a run's health."""
+    return health.every or max(config.tick_every, _STEPS * config.batch_size)
 
 
 def crossed(before: int, after: int, every: int) -> bool:
