@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distgen.core.heap import keep_freed_memory
 from distgen.core.part import Part
 from distgen.core.storage import locate
 from distgen.training import checkpoint
 from distgen.training.ema import EMA
-from distgen.training.process import keep_freed_memory
 from distgen.training.writer import CheckpointWriter
 
 _SIDE = 1024

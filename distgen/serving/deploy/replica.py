@@ -20,6 +20,7 @@ from ray.serve.config import BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
 from distgen.core.config import parse
+from distgen.core.heap import give_back_every
 from distgen.serving.deploy.reporting import report, report_changes
 from distgen.serving.deploy.scaling import DEPLOYMENT, MOST_ONGOING
 from distgen.serving.http.app import create_app
@@ -34,6 +35,8 @@ from distgen.serving.making.workshop.apart import Workshop
 _SWITCH_S = 0.0005
 _GARBAGE = 20_000
 """Objects after which Python looks for cycles among the newest; a request leaves some dozens."""
+_GIVE_BACK_S = 30.0
+"""Between two times that freed memory goes back to the kernel, in a few milliseconds each."""
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
@@ -92,6 +95,7 @@ class _Replica:
         # interpreter; at Python's own 5 ms the network would have nothing to do meanwhile.
         sys.setswitchinterval(_SWITCH_S)
         gc.set_threshold(_GARBAGE)
+        give_back_every(_GIVE_BACK_S)
         replica = ray.get_runtime_context().get_actor_id()[:8]
         self._terms = report(replica)
         self._keys = None if keys is None else Keyring(Path(keys))
