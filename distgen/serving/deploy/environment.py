@@ -31,10 +31,11 @@ _COMES_BACK_S = 1
 # start mends it first. What Ray Serve says of itself below /-/ needs no key, and is nobody's
 # business but for its health. Replicas hear by themselves that a client hangs up: that Serve
 # listens for it, too, would take it two tasks and a queue for each request, and to name it is
-# quicker here. Where a replica has just ended, or none takes a connection, the answer would be a
-# bare 500. More requests than a replica reads in time are refused here, at a small part of what it
-# would cost there; probes and metrics wait for their turn, since a busy endpoint is a ready one.
-# HAProxy must also not outlive its parent, however that one ends.
+# quicker here. Deadlines count from when a request came here. Where a replica has just ended, or
+# none takes a connection, the answer would be a bare 500. More requests than a replica reads in
+# time are refused here, at a small part of what it would cost there; probes and metrics wait for
+# their turn, since a busy endpoint is a ready one. HAProxy must also not outlive its parent,
+# however that one ends.
 _MENDED_HAPROXY = """\
 import ctypes, os, re, signal, sys
 config = sys.argv[sys.argv.index("-f") + 1]
@@ -47,7 +48,8 @@ hide = "http-request return status 404 if {{ path,url_dec -m beg -i /-/ }} !{{ p
 alone = "http-request set-header x-request-disconnect-disabled ?1"
 known = "req.hdr(x-request-id) -m reg {id_pattern}"
 named = f"http-request set-header x-request-id %[uuid()] unless {{{{ {{known}} }}}}"
-own = rf"\\1{{hide}}\\n\\1{{alone}}\\n\\1{{named}}\\n\\g<0>"
+timed = "http-request set-header x-request-start t=%[date(0,ms)]"
+own = rf"\\1{{hide}}\\n\\1{{alone}}\\n\\1{{named}}\\n\\1{{timed}}\\n\\g<0>"
 text = re.sub(r"(?m)^( *)acl routes path -i /-/routes$", own, text)
 text = re.sub(r"(?m)^( *errorfile 50[234]) .*$", r"\\g<1> " + {unavailable!r}, text)
 text = re.sub(r"(?m)^( *server \\S+ \\S+:\\d+ check)\\b", r"\\1 maxconn {most}", text)

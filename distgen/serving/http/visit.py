@@ -9,22 +9,29 @@ import secrets
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from starlette.types import Scope
 
+from distgen.core.ports import is_loopback
 from distgen.serving.http.errors import RequestError, shorten
 from distgen.serving.making.account import Account
 
 ID_HEADER = "x-request-id"
 TIMEOUT_HEADER = "x-request-timeout"
+START_HEADER = "x-request-start"
+"""By which a proxy says when it had the request, as `t=` and milliseconds since 1970."""
 HUNG_UP = 499
 """The status, of nginx's making, of requests whose client did not wait for the answer."""
 
 ID_PATTERN = "[A-Za-z0-9_.:/+=@-]{1,128}"
 """Of a client's own id; others are replaced."""
 _ID = re.compile(ID_PATTERN)
+_is_near = lru_cache(maxsize=64)(is_loopback)
 _LONGEST_PATH = 200
+_LONGEST_WAIT_S = 600.0
+"""No request waits longer: the clock was set, or a proxy means another unit."""
 
 
 @dataclass(eq=False, slots=True)
@@ -36,7 +43,7 @@ class Visit:
     method: str
     path: str
     started: float
-    """`time.monotonic()` at its first byte."""
+    """`time.monotonic()` when it came to this machine, proxy included."""
     account: Account
     """What was made for it."""
     route: str = "other"
@@ -48,7 +55,7 @@ class Visit:
     reason: str = ""
     """The error's code; empty where there was none."""
     seconds: float = 0.0
-    """From its first byte to the answer's last."""
+    """From its start to the answer's last byte."""
 
     def server_timing(self) -> bytes:
         """The header's value, in milliseconds."""
@@ -95,9 +102,26 @@ def begin(scope: Scope, headers: dict[bytes, bytes]) -> Visit:
         request_id=request_id(headers.get(ID_HEADER.encode(), b"").decode("latin-1")),
         method=shorten(scope["method"]),
         path=scope["path"][:_LONGEST_PATH],
-        started=time.monotonic(),
+        started=time.monotonic() - waited_s(scope, headers),
         account=Account(),
     )
+
+
+def waited_s(scope: Scope, headers: dict[bytes, bytes]) -> float:
+    """Seconds since a proxy on this machine has had the request; 0 where none says so.
+
+    Under overload a request waits before it is read here, and its client waits with it. The clock
+    of another machine may differ from this one's by more than any deadline, so it is not asked.
+    """
+    said = headers.get(START_HEADER.encode())
+    client = scope.get("client")
+    if said is None or client is None or not _is_near(client[0]):
+        return 0.0
+    try:
+        waited = time.time() - float(said.removeprefix(b"t=")) / 1e3
+    except ValueError:
+        return 0.0
+    return waited if 0.0 < waited < _LONGEST_WAIT_S else 0.0
 
 
 def request_id(given: str) -> str:

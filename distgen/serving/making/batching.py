@@ -150,7 +150,10 @@ class Batcher(Generic[Item, Draft, Result]):
         self.waiting += len(items)
         self._hand_over_soon()
         try:
-            return await job.done
+            results = await job.done
+            if told is None:  # an event loop that is late rings no alarm in time
+                account.require_time()
+            return results
         finally:
             if alarm is not None:
                 alarm.cancel()

@@ -297,6 +297,17 @@ def test_requests_have_a_name_when_they_reach_a_replica(behind_haproxy):
     assert len({str(UUID(name)) for name in names}) == 5
 
 
+def test_a_replica_hears_when_a_request_came_and_not_from_the_client(behind_haproxy):
+    told = 'content-type text/plain lf-string "%[req.hdr(x-request-start)]"'
+    port = behind_haproxy(f"http-request return status 200 {told}")
+    before = time.time()
+    answer = httpx.get(
+        f"http://127.0.0.1:{port}/livez", headers={"x-request-start": "t=1"}, trust_env=False
+    )
+    # HAProxy's clock stands still while it deals with a round of events.
+    assert before - 0.5 < float(answer.text.removeprefix("t=")) / 1e3 <= time.time()
+
+
 def said(port: int, path: str) -> bytes:
     """The body of the answer to a path that no client has tidied up."""
     with socket.create_connection(("127.0.0.1", port)) as connection:

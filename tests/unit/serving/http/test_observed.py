@@ -181,6 +181,33 @@ def test_a_body_that_trickles_in_is_408_and_an_early_end_of_it_harms_nobody(make
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("client", "start", "status"),
+    [
+        ("127.0.0.1", "t={:.0f}", 504),
+        ("::1", "{:.0f}", 504),
+        ("10.0.0.7", "t={:.0f}", 200),  # another machine's clock is not asked
+        ("127.0.0.1", "t=soon", 200),
+        ("127.0.0.1", "t=1", 200),
+        ("127.0.0.1", "t=nan", 200),
+        ("127.0.0.1", "t=9e99", 200),
+    ],
+)
+def test_a_deadline_counts_from_when_the_proxy_had_the_request(make_engine, client, start, status):
+    async def run() -> None:
+        application = create_app(Shelf([make_engine()]), Terms())
+        transport = httpx.ASGITransport(application, client=(client, 5000))
+        came = 1e3 * (time.time() - 20)
+        headers = {"x-request-timeout": "15", "x-request-start": start.format(came)}
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as asking:
+            answer = await asking.post(PATH, json={"n": 1}, headers=headers)
+        assert answer.status_code == status
+        late = answer.json().get("error", {}).get("code") == "deadline_exceeded"
+        assert late == (status == 504)
+
+    asyncio.run(run())
+
+
 def test_a_body_that_announces_too_much_is_refused_before_it_comes(make_engine):
     async def run() -> None:
         async with served(make_engine()) as port:

@@ -259,6 +259,31 @@ def test_what_is_past_its_deadline_never_runs_and_leaves_its_place_to_others():
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("streams", [False, True])
+def test_what_was_made_too_late_is_no_answer_but_of_a_stream(streams):
+    async def run() -> None:
+        gate, heard = Gate(), []
+        batches = batcher(gate)
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+        loop.call_later = lambda s, *rest: call_later(s + 3600, *rest)  # type: ignore[assignment]
+        told = (lambda *result: heard.append(result)) if streams else None
+        with opened(Account(deadline=time.monotonic() + 0.05)):
+            asked = asyncio.create_task(batches.submit([7], told))
+        await gate.wait_until_busy()
+        time.sleep(0.06)
+        gate.open.release()
+        if streams:
+            assert await asked == [71]
+        else:
+            with pytest.raises(DeadlineError):
+                await asked
+        assert heard == ([(0, 71)] if streams else [])
+        await batches.close()
+
+    asyncio.run(run())
+
+
 def test_an_account_tells_what_was_asked_for_and_its_times_add_up():
     async def run() -> None:
         gate = Gate()
