@@ -29,6 +29,9 @@ CONSTANT_BUFFERS: dict[str, Any] = {
 }
 """Arguments of DistributedDataParallel for networks whose buffers never change."""
 
+IDLE_WARNING = "Grad strides do not match bucket view strides"
+"""What torch concludes from the stride, which means nothing, of a single input or output."""
+
 
 class Collective:
     """A world that can talk.
@@ -47,9 +50,7 @@ class Collective:
         """Each network in a DistributedDataParallel of its own, so that phases stay apart."""
         if self.world.size == 1:
             return dict(networks)
-        # Weights with a single input or output have a stride that means nothing, from which torch
-        # concludes that their gradients lie wrongly.
-        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        warnings.filterwarnings("ignore", message=IDLE_WARNING)
         return {
             name: DistributedDataParallel(network, gradient_as_bucket_view=True, **CONSTANT_BUFFERS)
             for name, network in networks.items()
