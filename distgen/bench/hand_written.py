@@ -24,7 +24,7 @@ from distgen.core.spec import ImageSpec
 from distgen.core.world import World
 from distgen.models import build_networks
 from distgen.models.base import LatentNoise
-from distgen.training.collective import CONSTANT_BUFFERS, IDLE_WARNING
+from distgen.training.collective import CONSTANT_BUFFERS, STRIDE_WARNING
 from distgen.training.job import TrainJob
 from distgen.training.optim import betas_at
 
@@ -134,7 +134,7 @@ def _elbo_step(job: TrainJob, networks: Mapping[str, nn.Module]) -> Step:
 
 
 def _ddp(network: nn.Module) -> nn.Module:
-    warnings.filterwarnings("ignore", message=IDLE_WARNING)
+    warnings.filterwarnings("ignore", message=STRIDE_WARNING)
     return DistributedDataParallel(network, gradient_as_bucket_view=True, **CONSTANT_BUFFERS)
 
 

@@ -9,7 +9,7 @@ from distgen.training.job import TrainingConfig, TrainJob
 def short(job: TrainJob, *, name: str, storage: str, images: int, log_every: int) -> TrainJob:
     """`job` over so many images, without checkpoints and cards on the way.
 
-    Its health is looked at as seldom as in `job` itself: a look costs some tenth of a step, and
+    Its health is looked at as seldom as in `job` itself: a look takes up to the time of a step, and
     would by default come with each point of the curves, of which a measurement wants many.
     """
     training = job.training.model_dump() | {

@@ -29,7 +29,7 @@ CONSTANT_BUFFERS: dict[str, Any] = {
 }
 """Arguments of DistributedDataParallel for networks whose buffers never change."""
 
-IDLE_WARNING = "Grad strides do not match bucket view strides"
+STRIDE_WARNING = "Grad strides do not match bucket view strides"
 """What torch concludes from the stride, which means nothing, of a single input or output."""
 
 
@@ -50,7 +50,7 @@ class Collective:
         """Each network in a DistributedDataParallel of its own, so that phases stay apart."""
         if self.world.size == 1:
             return dict(networks)
-        warnings.filterwarnings("ignore", message=IDLE_WARNING)
+        warnings.filterwarnings("ignore", message=STRIDE_WARNING)
         return {
             name: DistributedDataParallel(network, gradient_as_bucket_view=True, **CONSTANT_BUFFERS)
             for name, network in networks.items()

@@ -8,7 +8,7 @@ from distgen.training.job import TrainingConfig
 from distgen.training.signals import HealthConfig
 
 _STEPS = 16
-"""Steps between two looks, at least: one costs some tenth of a step."""
+"""Steps between two looks, at least: one takes up to the time of a step."""
 
 
 @dataclass(frozen=True)
