@@ -24,7 +24,7 @@ from distgen.core.errors import UsageError
 from distgen.core.spans import recording
 from distgen.core.world import World
 from distgen.training.job import TrainJob
-from distgen.training.process import suit_process
+from distgen.training.process import suited
 from distgen.training.run import open_pictures, prepare
 from distgen.training.trainer import Trainer
 
@@ -179,7 +179,6 @@ def _profile(
 ) -> dict[str, float]:
     job = parse(TrainJob, raw_job, "the job")  # plain data: schedules do not travel
     device = torch.device("cuda", world.rank) if on_cuda else torch.device("cpu")
-    suit_process(device)
     trainer = Trainer(job, world, device, lambda _: False)
     measured: list[Spans] = []
 
@@ -192,7 +191,7 @@ def _profile(
         if isinstance(replica, DistributedDataParallel):
             # torch reads the annotations of hooks, and wants them to be types.
             replica.register_comm_hook(None, lambda _, bucket: exchange(bucket))
-    with trainer.open_stream() as stream:
+    with suited(device), trainer.open_stream() as stream:
         for _ in range(WARMUP_STEPS):
             trainer.advance(stream)
         measured.append(Spans(CudaClock() if on_cuda else HostClock()))

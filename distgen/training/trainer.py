@@ -39,7 +39,7 @@ from distgen.training.meters import Meters, Reading, Record
 from distgen.training.monitor import Monitor, newest_grades
 from distgen.training.optim import build_optimizers, learning_rate_at, set_pace, train_only
 from distgen.training.outcome import Outcome, headline
-from distgen.training.process import suit_process
+from distgen.training.process import suited
 from distgen.training.run import RunFolder, Tick
 
 OnTick = Callable[[Tick], bool]
@@ -387,9 +387,10 @@ def train(
             True asks for a stop.
     """
     device = device or torch.device("cpu")
-    suit_process(device)
-    while True:
-        outcome = Trainer(job, world, device, on_tick).train()
-        if outcome is not None:
-            return outcome
-        gc.collect()  # a trainer's replicas refer to one another, and the next one needs the memory
+    with suited(device):
+        while True:
+            outcome = Trainer(job, world, device, on_tick).train()
+            if outcome is not None:
+                return outcome
+            # A trainer's replicas refer to one another, and the next one needs the memory.
+            gc.collect()

@@ -40,7 +40,7 @@ from distgen.core.world import World
 from distgen.data import open_shard_set
 from distgen.data.building import build
 from distgen.training.job import TrainJob
-from distgen.training.process import suit_process
+from distgen.training.process import suited
 from distgen.training.run import open_pictures, prepare
 from distgen.training.trainer import Trainer
 
@@ -125,12 +125,11 @@ class Figures:
 def measure(case: Case, folder: Path, *, steps: int, pictures: int, peak: float | None) -> Figures:
     """Build the shard set of `case` below `folder`, train on it for a while, and time `steps`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    suit_process(device)
     warmup = max(3, steps // 10)
     job = make_job(case, folder, warmup + steps, pictures)
     run = prepare(job, open_pictures(job).fingerprint)
     trainer = Trainer(job, World(), device, lambda _: False)
-    with trainer.open_stream() as stream:
+    with suited(device), trainer.open_stream() as stream:
         for _ in range(warmup):
             trainer.advance(stream)
         synchronise(device)

@@ -26,7 +26,7 @@ from distgen.core.spans import recording
 from distgen.core.world import World
 from distgen.training.all_reduce import NUMBERS, timed_sum
 from distgen.training.job import TrainingConfig, TrainJob
-from distgen.training.process import suit_process
+from distgen.training.process import suited
 from distgen.training.run import open_pictures, prepare
 from distgen.training.trainer import Trainer
 
@@ -139,11 +139,10 @@ def _measure(job: TrainJob, images: int, ranks: int, seconds: float, *, on_cuda:
 def _steps(world: World, job: TrainJob, on_cuda: bool, seconds: float) -> _Measured:
     """Steps of one rank that has its whole batch for itself."""
     device = torch.device("cuda", world.rank) if on_cuda else torch.device("cpu")
-    suit_process(device)
     job = job.model_copy(update={"name": f"{job.name}-{world.rank}"})
     prepare(job, open_pictures(job).fingerprint)
     trainer = Trainer(job, World(), device, lambda _: False)
-    with trainer.open_stream() as stream:
+    with suited(device), trainer.open_stream() as stream:
         for _ in range(WARMUP_STEPS):
             trainer.advance(stream)
         _wait_for_device(device)
