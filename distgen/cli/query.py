@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from distgen.core.storage import Location
     from distgen.metrics.animation import AnimationFormat
     from distgen.serving.client import Answer
-    from distgen.serving.making.sampler import UInt8Images
+    from distgen.serving.making.encode import UInt8Images
     from distgen.serving.saved import Record
 
 _KINDS = (".png", ".gif", ".webp")

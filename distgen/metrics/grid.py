@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor  # what only writes pictures has no need of torch
 
 LEAST_SIDE = 56
 """Smaller pictures are enlarged by a whole factor, until their shorter side is as long."""
@@ -14,15 +17,15 @@ _GAP, _BACKGROUND = 2, 255
 MAX_PIXELS = 64_000_000
 
 
-def to_uint8_nhwc(images_nchw: torch.Tensor) -> np.ndarray:
+def to_uint8_nhwc(images_nchw: Tensor) -> np.ndarray:
     """Pictures in [-1, 1] as bytes `[n, H, W, C]`: rounded, so that a stored picture comes back.
 
     Clips `[n, T, C, H, W]` become `[n, T, H, W, C]`. What is not a number becomes mid-grey, and
     what lies outside the range its nearest end.
     """
-    known = torch.nan_to_num(images_nchw.detach().float(), nan=0.0)
+    known = images_nchw.detach().float().nan_to_num(nan=0.0)
     scaled = known.add(1.0).mul(127.5).round().clamp(0.0, 255.0)
-    array: np.ndarray = scaled.to(torch.uint8).movedim(-3, -1).cpu().numpy()
+    array: np.ndarray = scaled.byte().movedim(-3, -1).cpu().numpy()
     return np.ascontiguousarray(array)
 
 

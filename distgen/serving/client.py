@@ -18,7 +18,8 @@ from distgen.core.errors import DistgenError, UsageError
 from distgen.core.ports import is_loopback
 from distgen.core.storage import sha256_of
 from distgen.metrics.animation import FRAMES_PER_SECOND, frames_of
-from distgen.serving.making.sampler import MAX_TRUNCATION, MIN_TRUNCATION, UInt8Images
+from distgen.serving.making.encode import UInt8Images
+from distgen.serving.making.sampler import MAX_TRUNCATION, MIN_TRUNCATION
 from distgen.serving.saved import Record
 
 GENERATIONS = "/v1/images/generations"

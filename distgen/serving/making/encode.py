@@ -8,10 +8,12 @@ import zlib
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from distgen.metrics.animation import FRAMES_PER_SECOND, AnimationFormat, animate
-from distgen.serving.making.sampler import UInt8Images
+
+UInt8Images = NDArray[np.uint8]
 
 Format = Literal["png", "webp", "jpeg", "gif"]
 FORMATS: tuple[str, ...] = get_args(Format)

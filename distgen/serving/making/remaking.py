@@ -16,7 +16,8 @@ from distgen.metrics.grid import to_uint8_nhwc
 from distgen.models.base import LatentReader
 from distgen.models.base import Sampler as ServedNetwork
 from distgen.serving.making.buckets import REFERENCE_BUCKET, agreeing_buckets, padded, split
-from distgen.serving.making.sampler import Picture, Sampler, UInt8Images, latents_for
+from distgen.serving.making.encode import UInt8Images
+from distgen.serving.making.sampler import Picture, Sampler, latents_for
 
 EDIT_STEPS = 32
 """Rounds of the chain that fills a hole."""

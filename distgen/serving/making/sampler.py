@@ -26,14 +26,13 @@ from distgen.serving.making.buckets import (
     padded,
     split,
 )
+from distgen.serving.making.encode import UInt8Images
 
 MAX_SEED = 2**63 - 1
 MIN_TRUNCATION, MAX_TRUNCATION = 0.05, 10.0
 MAX_TEMPERATURE = 2.0
 MAX_LATENT = 100.0
 _PROBES, _CLIP_PROBES = BUCKETS[-1], REFERENCE_BUCKET
-
-UInt8Images = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from distgen.metrics.traversal import traversal_sheet
 from distgen.models.base import Sampler
 from distgen.models.latents import Latents, interpolate
 from distgen.registry.bundle import Bundle
+from distgen.serving.making.encode import UInt8Images
 from distgen.serving.making.engine import network_of
-from distgen.serving.making.sampler import Picture, UInt8Images, latents_for, picture_seed
+from distgen.serving.making.sampler import Picture, latents_for, picture_seed
 
 _BATCH = 64
 ROWS, MOST_CLASSES = 8, 16

@@ -1,8 +1,10 @@
-"""A process of its own that draws and writes, so that the event loop keeps a core for itself.
+"""Processes of their own that draw and write, so that the event loop keeps a core for itself.
 
 In one process the network's thread and the event loop take the interpreter's lock from each other
-at every operation of the network, and half of two cores stays idle. The process is started with one
-end of a socket pair and ends when that is closed, whatever became of its owner.
+at every operation of the network, and half of two cores stays idle. So would the network and what
+writes files of its pictures: one process draws and hands the pictures on to a second, small one
+that writes them and answers. Both end when the sockets that they were started with are closed,
+whatever became of their owner.
 """
 
 from __future__ import annotations
@@ -27,18 +29,19 @@ from distgen.serving.making.loading import Outline
 from distgen.serving.making.sampler import Picture
 from distgen.serving.making.workshop.orders import Order
 
-_MODULE = "distgen.serving.making.workshop.process"
+_DRAWING = "distgen.serving.making.workshop.drawing"
+_WRITING = "distgen.serving.making.workshop.writing"
 
 _log = logging.getLogger(__name__)
 
 
 class WorkshopLostError(RuntimeError):
-    """The process that draws has ended, and with it what it had begun."""
+    """One of the two processes has ended, and with it what was begun."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the process tells of a model that it has loaded."""
+    """What the process that draws tells of a model that it has loaded."""
 
     largest_batch: int
     can_remake: bool
@@ -46,7 +49,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Ticket:
-    """Something that was asked of the process."""
+    """Something that was asked of the processes."""
 
     drawn: Future[float] = field(default_factory=Future)
     """Done when the network is free for the next batch: the seconds that it took."""
@@ -63,14 +66,37 @@ class Ticket:
                 future.set_exception(error)
 
 
+@dataclass(frozen=True)
+class _Worker:
+    """A process, and its owner's end of the socket between them."""
+
+    what: str
+    process: subprocess.Popen[bytes]
+    connection: Connection
+
+    @classmethod
+    def start(cls, what: str, module: str, pictures: socket.socket, *options: str) -> _Worker:
+        """Start `module` with its end of the socket that leads from one process to the other."""
+        ours, theirs = socket.socketpair()
+        with theirs, pictures:
+            descriptors = theirs.fileno(), pictures.fileno()
+            process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-m", module, *map(str, descriptors), *options],
+                pass_fds=descriptors,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        return cls(what, process, Connection(ours.detach()))
+
+
 class Workshop:
-    """The process, and the models in it.
+    """The processes, and the models in the one that draws.
 
     Args:
         device: Where networks run.
-        encoder_threads: Threads that write pictures beside the network; with one, they are written
-            before the next batch is drawn.
-        lost: Called, from another thread, when the process ends before `close`.
+        encoder_threads: Threads that write pictures of a batch at the same time. With one, the
+            process that draws writes too, unless another batch waits to be drawn.
+        lost: Called, from another thread, when a process ends before `close`.
     """
 
     def __init__(
@@ -79,27 +105,29 @@ class Workshop:
         encoder_threads: int = 1,
         lost: Callable[[], None] = lambda: None,
     ) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", _MODULE, str(theirs.fileno()), device, str(encoder_threads)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            )
-        self._connection = Connection(ours.detach())
+        drawn, to_write = socket.socketpair()
+        self._drawing = _Worker.start(
+            "draws", _DRAWING, drawn, device, "may-write" if encoder_threads == 1 else "draws-only"
+        )
+        self._writing = _Worker.start("writes", _WRITING, to_write, str(encoder_threads))
         self._lost = lost
         self._sending = threading.Lock()
+        self._settling = threading.Lock()
         self._numbers = itertools.count()
         self._tickets: dict[int, Ticket] = {}
+        self._ended = False
         self._closed = False
-        self._reader = threading.Thread(target=self._read, name="workshop", daemon=True)
-        self._reader.start()
+        self._readers = [
+            threading.Thread(target=self._read, args=[worker], name=worker.what, daemon=True)
+            for worker in (self._drawing, self._writing)
+        ]
+        for reader in self._readers:
+            reader.start()
 
     @property
-    def pid(self) -> int:
-        """The process."""
-        return self._process.pid
+    def pids(self) -> tuple[int, int]:
+        """The process that draws, and the one that writes."""
+        return self._drawing.process.pid, self._writing.process.pid
 
     @property
     def is_sending(self) -> bool:
@@ -111,7 +139,7 @@ class Workshop:
 
         Raises:
             DataError: The bundle is damaged, or is another by now.
-            WorkshopLostError: The process has ended.
+            WorkshopLostError: A process has ended.
         """
         model = next(self._numbers)
         loaded: Loaded = self.ask("load", model, wanted).done.result()
@@ -121,7 +149,7 @@ class Workshop:
         """Hand something over.
 
         Args:
-            what: A method of `process.Bench`.
+            what: What is wanted of `drawing.Bench`.
             model: The model's number.
             load: What goes with it.
         """
@@ -130,40 +158,69 @@ class Workshop:
             number = next(self._numbers)
             self._tickets[number] = ticket
             try:
-                self._connection.send((number, what, model, load))
+                self._drawing.connection.send((number, what, model, load))
             except OSError:
                 self._tickets.pop(number, None)
                 ticket.fail(WorkshopLostError("the process that draws has ended"))
         return ticket
 
     def close(self) -> None:
-        """End the process; what it has begun is lost."""
+        """End the processes; what they have begun is lost."""
         self._closed = True
-        self._process.kill()
-        self._reader.join()
+        self._kill()
+        for reader in self._readers:
+            reader.join()
 
-    def _read(self) -> None:
+    def _kill(self) -> None:
+        for worker in (self._drawing, self._writing):
+            worker.process.kill()
+
+    def _read(self, worker: _Worker) -> None:
         while True:
             try:
-                number, state, value = self._connection.recv()
+                number, state, value = worker.connection.recv()
             except (EOFError, OSError):
                 break
-            if state == "drawn":
-                self._tickets[number].drawn.set_result(value)
-                continue
-            ticket = self._tickets.pop(number)
-            if state == "failed":
-                ticket.fail(value)
-                continue
+            with self._settling:
+                self._settle(worker, number, state, value)
+        self._end(worker)
+
+    def _settle(self, worker: _Worker, number: int, state: str, value: Any) -> None:
+        ticket = self._tickets.get(number)
+        if ticket is None:  # failed meanwhile, by what the other process said
+            return
+        if state == "failed":
+            ticket.fail(value)
+        elif state == "drawn":
+            ticket.drawn.set_result(value)
+        else:
             ticket.done.set_result(value)
-        code = self._process.wait()
+        # Files may come before the word that their pictures are drawn: by another socket.
+        if ticket.done.done() and (worker is self._drawing or ticket.drawn.done()):
+            del self._tickets[number]
+
+    def _end(self, worker: _Worker) -> None:
+        """Neither process is of use without the other; whoever ended of itself says why."""
+        with self._settling:
+            if self._ended:
+                return
+            self._ended = True
+        code = worker.process.wait()
+        if worker is self._writing and code == 0:  # it ends so where nobody draws any more
+            worker, code = self._drawing, self._drawing.process.wait()
+        self._kill()
+        for each in (self._drawing, self._writing):
+            each.process.wait()
         with self._sending:
-            self._connection.close()
-        while self._tickets:
-            _, ticket = self._tickets.popitem()
-            ticket.fail(WorkshopLostError(f"the process that draws has ended with code {code}"))
+            self._drawing.connection.close()
+        with self._settling:
+            while self._tickets:
+                _, ticket = self._tickets.popitem()
+                ticket.fail(
+                    WorkshopLostError(f"the process that {worker.what} has ended with code {code}")
+                )
         if not self._closed:
-            _log.error("the process that draws has ended with code %s", code)
+            _log.error("the process that %s has ended with code %s", worker.what, code)
             self._lost()
 
 

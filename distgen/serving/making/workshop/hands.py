@@ -9,8 +9,9 @@ from typing import Any, Protocol
 from distgen.core.spec import ImageSpec
 from distgen.models.base import Sampler as ServedNetwork
 from distgen.serving.making.batching import Drawn
+from distgen.serving.making.encode import UInt8Images
 from distgen.serving.making.remaking import Edit, Remaker, Variation, can_remake
-from distgen.serving.making.sampler import Picture, Sampler, UInt8Images
+from distgen.serving.making.sampler import Picture, Sampler
 from distgen.serving.making.workshop.orders import Order, write
 
 Draft = Any
@@ -91,4 +92,4 @@ class HandsHere:
 
     def write(self, orders: Sequence[Order], drafts: Sequence[UInt8Images]) -> list[bytes]:
         """Their files."""
-        return write(orders, drafts)
+        return write([order.encoding for order in orders], drafts)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from distgen.metrics.animation import FRAMES_PER_SECOND
-from distgen.serving.making.encode import Format, encode
-from distgen.serving.making.remaking import Wanted
-from distgen.serving.making.sampler import UInt8Images
+from distgen.serving.making.encode import Format, UInt8Images, encode
+
+if TYPE_CHECKING:
+    from distgen.serving.making.remaking import Wanted  # and with it torch
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ class Order:
     encoding: Encoding
 
 
-def write(orders: Sequence[Order], images_hwc: Sequence[UInt8Images]) -> list[bytes]:
-    """Each image as its order's encoding wants it; neighbours of one kind are encoded together."""
+def write(encodings: Sequence[Encoding], images_hwc: Iterable[UInt8Images]) -> list[bytes]:
+    """Each image as its encoding wants it; neighbours of one kind are encoded together."""
     files: list[bytes] = []
     for encoding, group in groupby(
-        zip(orders, images_hwc, strict=True), key=lambda pair: pair[0].encoding
+        zip(encodings, images_hwc, strict=True), key=lambda pair: pair[0]
     ):
         images = [image for _, image in group]
         if encoding.format == "raw":

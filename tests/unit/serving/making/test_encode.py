@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from distgen.serving.making.encode import encode
-from distgen.serving.making.sampler import Picture
-from distgen.serving.making.workshop.orders import Encoding, Order, write
+from distgen.serving.making.workshop.orders import Encoding, write
 
 
 def _pixels(data: bytes) -> np.ndarray:
@@ -50,8 +49,7 @@ def test_lossy_formats_are_what_they_say_and_close(fmt, name, channels):
 def test_orders_of_mixed_formats_keep_their_places():
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), dtype=np.uint8)
     formats = ["png", "jpeg", "jpeg", "webp", "png", "png"]
-    orders = [Order(Picture(i), Encoding(fmt)) for i, fmt in enumerate(formats)]
-    files = write(orders, list(images))
+    files = write([Encoding(fmt) for fmt in formats], images)
     assert [Image.open(io.BytesIO(f)).format for f in files] == [f.upper() for f in formats]
     for index in (0, 4, 5):
         np.testing.assert_array_equal(_pixels(files[index]), images[index])

@@ -116,37 +116,59 @@ async def test_what_fails_there_fails_its_own_request(tmp_path, workshop):
     assert len(await all_of(engine)) == len(PICTURES)
 
 
+@pytest.mark.parametrize("which", ["draws", "writes"])
 @in_loop
-async def test_a_killed_process_is_told_of_and_nobody_waits_for_it(tmp_path):
+async def test_a_killed_process_is_told_of_and_nobody_waits_for_it(tmp_path, which):
     lost = threading.Event()
-    workshop = Workshop(lost=lost.set)
+    workshop = Workshop(encoder_threads=2, lost=lost.set)
     engine = workshop.load(outline(edition(bundle(tmp_path / "b")), "digits"))
-    os.kill(workshop.pid, signal.SIGSTOP)
+    process = workshop.pids[which == "writes"]
+    os.kill(process, signal.SIGSTOP)
     waiting = asyncio.create_task(engine.generate(PICTURES, PNG))
     await asyncio.sleep(0.1)
     assert not waiting.done()
-    os.kill(workshop.pid, signal.SIGKILL)
-    with pytest.raises(WorkshopLostError, match="-9"):
+    os.kill(process, signal.SIGKILL)
+    with pytest.raises(WorkshopLostError, match=f"that {which} has ended with code -9"):
         await waiting
     assert await asyncio.to_thread(lost.wait, 30)
+    assert not any(map(psutil.pid_exists, workshop.pids))
     with pytest.raises(WorkshopLostError):
         await engine.generate(PICTURES, PNG)
     await engine.close()
 
 
 @in_loop
+async def test_what_draws_writes_too_unless_another_batch_waits(tmp_path):
+    workshop = Workshop()
+    wanted = outline(edition(bundle(tmp_path / "b")), "digits")
+    engine = workshop.load(wanted)
+    os.kill(workshop.pids[1], signal.SIGSTOP)
+    few = PICTURES[:8]
+    files = await asyncio.wait_for(engine.generate(few, PNG), 60)
+    many = [asyncio.create_task(engine.generate(PICTURES * 3, PNG)) for _ in range(8)]
+    await asyncio.wait(many, timeout=2.0)
+    assert not all(task.done() for task in many), "nothing was handed on"
+    os.kill(workshop.pids[1], signal.SIGCONT)
+    made = await asyncio.gather(*many)
+    assert all(each == made[0] and each[:8] == files for each in made)
+    assert files == await all_of(load(wanted), few)
+    await engine.close()
+    workshop.close()
+
+
+@in_loop
 async def test_vectors_that_the_process_does_not_take_hold_up_nothing_else(tmp_path):
     workshop = Workshop()
     engine = workshop.load(outline(edition(bundle(tmp_path / "b")), "digits"))
-    os.kill(workshop.pid, signal.SIGSTOP)
+    os.kill(workshop.pids[0], signal.SIGSTOP)
     long = [Picture(seed, 0, latents=(0.5,) * 30_000) for seed in range(8)]
-    goes_on = threading.Timer(20.0, os.kill, (workshop.pid, signal.SIGCONT))
+    goes_on = threading.Timer(20.0, os.kill, (workshop.pids[0], signal.SIGCONT))
     goes_on.start()
     asked = [asyncio.create_task(engine.generate(pictures, PNG)) for pictures in (long, PICTURES)]
     await asyncio.sleep(0.2)
     assert goes_on.is_alive()  # the loop came back while nothing was taken
     goes_on.cancel()
-    os.kill(workshop.pid, signal.SIGCONT)
+    os.kill(workshop.pids[0], signal.SIGCONT)
     with pytest.raises(ValueError, match="broadcast"):
         await asked[0]
     await asyncio.wait(asked)
@@ -158,22 +180,24 @@ def test_closing_is_no_loss(tmp_path: Path) -> None:
     lost = threading.Event()
     workshop = Workshop(lost=lost.set)
     workshop.close()
-    assert not psutil.pid_exists(workshop.pid)
+    assert not any(map(psutil.pid_exists, workshop.pids))
     assert not lost.is_set()
 
 
 OWNER = """
 import time
 from distgen.serving.making.workshop.apart import Workshop
-print(Workshop().pid, flush=True)
+print(*Workshop().pids, flush=True)
 time.sleep(600)
 """
 
 
-def test_the_process_ends_with_its_owner_however_that_ends() -> None:
+def test_the_processes_end_with_their_owner_however_that_ends() -> None:
     with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None
-        process = psutil.Process(int(owner.stdout.readline()))
+        processes = [psutil.Process(int(pid)) for pid in owner.stdout.readline().split()]
+        assert len(processes) == 2
         owner.send_signal(signal.SIGKILL)
         owner.wait()
-        process.wait(30)
+        for process in processes:
+            process.wait(30)
