@@ -116,9 +116,10 @@ def _measure(
     from distgen.cli.progress import LiveDisplay
     from distgen.data.streaming.bad import Tolerance
     from distgen.metrics.card import evaluate_card
+    from distgen.training.process import suited
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with LiveDisplay(bundle.name, transient=True) as display:
+    with suited(device), LiveDisplay(bundle.name, transient=True) as display:
 
         def progress(detail: str) -> None:
             display.update(f"{bundle.name}  {detail}", detail, detail.rstrip("0123456789,/ "))

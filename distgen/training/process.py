@@ -1,4 +1,4 @@
-"""What a process is told for as long as it trains."""
+"""What a process is told for as long as it trains or measures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distgen.core.heap import keep_freed_memory
 
 @contextmanager
 def suited(device: torch.device) -> Iterator[None]:
-    """Let this process train well on `device`, and afterwards compute as it did before."""
+    """Let this process compute on `device` as runs do, and afterwards as it did before."""
     if device.type == "cpu":
         keep_freed_memory()
         with _denormals_flushed():

@@ -14,8 +14,9 @@ from PIL import Image
 from distgen.cli.main import main
 from distgen.core.storage import locate
 from distgen.data import open_shard_set
+from distgen.metrics import card as cards
 from distgen.metrics import modes
-from distgen.metrics.card import Card
+from distgen.metrics.card import Card, evaluate_card
 from distgen.models import VAEConfig, build_networks
 from distgen.registry import load_bundle, write_bundle
 
@@ -220,6 +221,19 @@ def test_evaluate_measures_a_run_and_saves_the_card_in_it(distgen, run_folder):
     card = Card.model_validate_json((run_folder / "card.json").read_text())
     assert (card.samples, card.seed, card.images_seen) == (64, 5, 128)
     assert load_bundle(locate(run_folder / "bundle")).digest == before
+
+
+def test_evaluate_computes_as_the_run_did(distgen, run_folder, monkeypatch):
+    """On a GPU without TF32; here, on a CPU, without denormals."""
+    products = []
+
+    def measured(*given, **named):
+        products.append(float(torch.tensor(2.0**-100).mul(2.0**-40)))
+        return evaluate_card(*given, **named)
+
+    monkeypatch.setattr(cards, "evaluate_card", measured)
+    assert distgen("evaluate", str(run_folder)).code == 0
+    assert products == [0.0]
 
 
 def test_evaluate_full_measures_all_that_fits(distgen, run_folder, monkeypatch):
