@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
 
 from distgen.core.config import parse
 from distgen.core.schedule import value_at
@@ -99,7 +100,7 @@ def _gan_step(job: TrainJob, networks: Mapping[str, nn.Module]) -> Step:
         loss = loss + 0.5 * (r1 * real_norms.mean() + r2 * fake_norms.mean())
         for_discriminator.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        for_discriminator.step()
+        _take(for_discriminator, job)
 
         discriminator.requires_grad_(False)
         with torch.no_grad():
@@ -110,7 +111,7 @@ def _gan_step(job: TrainJob, networks: Mapping[str, nn.Module]) -> Step:
         loss = F.softplus(real_scores - fake_scores).mean()
         for_generator.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        for_generator.step()
+        _take(for_generator, job)
         average.update(generator)
 
     return step
@@ -127,7 +128,7 @@ def _elbo_step(job: TrainJob, networks: Mapping[str, nn.Module]) -> Step:
         loss = (terms.kl_nd.sum(1) - terms.log_likelihood_n).mean()
         optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        _take(optimizer, job)
         average.update(model)
 
     return step
@@ -147,6 +148,12 @@ def _adam(network: nn.Module, job: TrainJob) -> torch.optim.Optimizer:
         weight_decay=config.weight_decay,
         foreach=True,
     )
+
+
+def _take(optimizer: torch.optim.Optimizer, job: TrainJob) -> None:
+    if longest := job.training.max_gradient_norm:
+        clip_grad_norm_(optimizer.param_groups[0]["params"], longest)
+    optimizer.step()
 
 
 class _Average:

@@ -1,4 +1,4 @@
-"""Whether a step is taken: by all ranks or none, on finite gradients.
+"""Whether a step is taken: by all ranks or none, on finite gradients; and how long they may be.
 
 Nothing here asks the device for an answer where there is one to wait for: on CUDA the fused
 optimiser itself reads the flag, as it does for a gradient scaler.
@@ -7,7 +7,8 @@ optimiser itself reads the flag, as it does for a gradient scaler.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 
 
 def backward(loss: Tensor) -> None:
@@ -34,12 +35,20 @@ def gradients_finite(optimizer: torch.optim.Optimizer) -> Tensor:
 
     Gradients whose squares overflow float32 count as not finite.
     """
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    gradients = [weight.grad for weight in _weights(optimizer) if weight.grad is not None]
     if not gradients:
         return may_step(optimizer, guarded=False)
     norms = torch._foreach_norm(gradients)
     return torch.isfinite(torch.stack([norm.float() for norm in norms]).sum())
+
+
+def shorten(optimizer: torch.optim.Optimizer, longest: float) -> Tensor:
+    """Scale all gradients alike, so that together they are at most `longest` (Pascanu et al. 2013).
+
+    Returns:
+        Their Euclidean length before that, a scalar on their device.
+    """
+    return clip_grad_norm_(_weights(optimizer), longest)
 
 
 def step_if(optimizer: torch.optim.Optimizer, allowed: Tensor) -> None:
@@ -55,3 +64,7 @@ def step_if(optimizer: torch.optim.Optimizer, allowed: Tensor) -> None:
         optimizer.step()
     elif allowed.item():
         optimizer.step()
+
+
+def _weights(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [weight for group in optimizer.param_groups for weight in group["params"]]

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from distgen.core.config import Config
 from distgen.core.schedule import (
@@ -43,6 +49,9 @@ class TrainingConfig(Config):
     """Adam's decay rates of the gradient's first and second moments; the second may move."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay (AdamW)."""
+    max_gradient_norm: PositiveFloat | None = None
+    """Gradients that are longer than this, those of all weights of a phase together, are shortened
+    to it (Pascanu et al. 2013), and their length is drawn as a curve; by default neither."""
     schedule: Literal["constant", "cosine"] = "constant"
     """What the learning rate does after warm-up: stay, or fall to zero along a half cosine."""
     warmup_images: NonNegativeInt = 0

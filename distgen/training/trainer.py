@@ -210,6 +210,9 @@ class Trainer:
             logged.append(logs)
         with span(f"{phase.name}: optimiser"):
             taken = gate.may_step(optimizer, guarded=self.job.health.enabled)
+            if longest := self.job.training.max_gradient_norm:
+                norm = gate.shorten(optimizer, longest)
+                logged = [{**logs, "gradient_norm": norm} for logs in logged]
             self.keeper.release()
             with self.monitor.striding(phase.networks, self.networks, taken, measured=measured):
                 gate.step_if(optimizer, taken)

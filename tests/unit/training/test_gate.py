@@ -26,11 +26,13 @@ def network_and_optimizer():
     return network, torch.optim.AdamW(network.parameters(), lr=0.1, foreach=True)
 
 
-def a_step(network, optimizer, inputs, guarded=True):
+def a_step(network, optimizer, inputs, guarded=True, longest=None):
     """One step as the trainer takes it; returns whether it was taken."""
     optimizer.zero_grad(set_to_none=True)
     gate.backward(network(inputs).square().mean())
     allowed = gate.may_step(optimizer, guarded=guarded)
+    if longest:
+        gate.shorten(optimizer, longest)
     gate.step_if(optimizer, allowed)
     return bool(allowed)
 
@@ -44,12 +46,14 @@ def same(one, other):
     return len(one) == len(other) and all(map(torch.equal, one, other))
 
 
+@pytest.mark.parametrize("longest", [None, 0.5])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
-def test_a_step_that_is_not_finite_changes_neither_weights_nor_moments(bad):
+def test_a_step_that_is_not_finite_changes_neither_weights_nor_moments(bad, longest):
     network, optimizer = network_and_optimizer()
     assert a_step(network, optimizer, torch.ones(2, 3))
     before = state(network, optimizer)
-    assert not a_step(network, optimizer, torch.tensor([[1.0, 1.0, 1.0], [1.0, bad, 1.0]]))
+    worst = torch.tensor([[1.0, 1.0, 1.0], [1.0, bad, 1.0]])
+    assert not a_step(network, optimizer, worst, longest=longest)
     assert same(state(network, optimizer), before)
     assert a_step(network, optimizer, torch.ones(2, 3))
     assert not same(state(network, optimizer), before)
@@ -73,6 +77,23 @@ def test_finite_steps_are_those_of_a_plain_backward_bit_for_bit():
         network(inputs).square().mean().backward()
         optimizer.step()
     assert same(state(*guarded), state(*plain))
+
+
+def test_only_long_gradients_are_shortened_and_all_by_the_same_factor():
+    network, optimizer = network_and_optimizer()
+    gate.backward(network(torch.ones(2, 3)).square().mean())
+    before = [weight.grad.clone() for weight in network.parameters()]
+    length = torch.cat([each.flatten() for each in before]).norm()
+    torch.testing.assert_close(gate.shorten(optimizer, 2 * float(length)), length)
+    assert same([weight.grad for weight in network.parameters()], before)
+    torch.testing.assert_close(gate.shorten(optimizer, float(length) / 4), length)
+    for weight, whole in zip(network.parameters(), before, strict=True):
+        torch.testing.assert_close(weight.grad, whole / 4)
+
+
+def test_weights_without_a_gradient_have_nothing_to_shorten():
+    _, optimizer = network_and_optimizer()
+    assert gate.shorten(optimizer, 1.0) == 0
 
 
 def test_without_the_guard_every_step_is_taken():

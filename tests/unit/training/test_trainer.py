@@ -122,7 +122,7 @@ def test_everything_that_a_gan_can_be_told_is_the_same_after_a_resume(make_job, 
         raw["objective"]["augmentation"] = {"probability": 0.4, "target": -0.9, "ramp_images": 1000}
         raw["objective"] |= {"r1": moving(2.0, 0.1), "r2": moving(0.1, 1.0)}
         raw["training"] |= {"learning_rate": moving(1e-3, 1e-4), "ema_half_life": moving(10, 90)}
-        raw["training"]["betas"] = [0.0, moving(0.9, 0.99)]
+        raw["training"] |= {"betas": [0.0, moving(0.9, 0.99)], "max_gradient_norm": 0.01}
         return parse(TrainJob, raw, "test")
 
     def moving(start, end):
@@ -138,6 +138,20 @@ def test_everything_that_a_gan_can_be_told_is_the_same_after_a_resume(make_job, 
     found = load_file(checkpoint.complete(whole.checkpoints)[-1].local / AUGMENTATION)
     assert found.keys() == {"probability", "sign"}
     assert 0.4 < halfway["probability"] < found["probability"]
+
+
+def test_long_gradients_are_shortened_and_their_length_is_drawn(make_job, start):
+    plain, short = start(make_job("vae", "plain")), start(make_job("vae", max_gradient_norm=1e-9))
+    for run in (plain, short):
+        train(run.job())
+    # So short that to Adam, which divides by their size, they are hardly more than nothing.
+    first, last = (
+        [row["losses"] for row in run.metrics() if row["stage"] == "train"][-1]
+        for run in (plain, short)
+    )
+    assert "model/gradient_norm" not in first
+    assert last["model/gradient_norm"] > 1
+    assert last["model/loss"] > first["model/loss"]
 
 
 def test_without_augmentation_a_checkpoint_has_no_part_for_it(make_job, start):
