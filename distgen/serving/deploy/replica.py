@@ -25,6 +25,7 @@ from distgen.serving.deploy.reporting import report, report_changes
 from distgen.serving.deploy.scaling import DEPLOYMENT, MOST_ONGOING
 from distgen.serving.http.app import create_app
 from distgen.serving.http.gate.keyring import Keyring
+from distgen.serving.http.resets import forget_reset_connections
 from distgen.serving.job import EndpointConfig
 from distgen.serving.making.engine import MAX_WAITING
 from distgen.serving.making.loading import checked
@@ -96,6 +97,7 @@ class _Replica:
         sys.setswitchinterval(_SWITCH_S)
         gc.set_threshold(_GARBAGE)
         give_back_every(_GIVE_BACK_S)
+        forget_reset_connections()
         replica = ray.get_runtime_context().get_actor_id()[:8]
         self._terms = report(replica)
         self._keys = None if keys is None else Keyring(Path(keys))

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -14,9 +15,15 @@ from distgen.core.ports import free_port
 
 
 @contextmanager
-def listening(app: ASGIApp) -> Iterator[str]:
-    """The address of a server of `app`, for as long as the block lasts."""
-    server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_level="error"))
+def listening(app: ASGIApp, **options: Any) -> Iterator[str]:
+    """The address of a server of `app`, for as long as the block lasts.
+
+    Args:
+        app: The application.
+        options: Further options of uvicorn.
+    """
+    config = uvicorn.Config(app, port=free_port(), log_level="error", **options)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
