@@ -141,7 +141,8 @@ class Mimicry:
             sizes = {"nz": ours.latent_dim, "ngf": 1, "bottom_width": 4, "loss_type": "ns"}
             as_theirs(BaseGenerator, ours.generator, made, **sizes)
             generator = made["name"]()
-            as_theirs(BaseDiscriminator, ours.discriminator, made, ndf=1, loss_type="ns")
+            scores = nn.Sequential(ours.discriminator, nn.Unflatten(0, (-1, 1)))
+            as_theirs(BaseDiscriminator, scores, made, ndf=1, loss_type="ns")
             discriminator = made["name"]()
         self.networks = (generator, discriminator)
         self.about = {
