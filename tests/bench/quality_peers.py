@@ -59,6 +59,7 @@ from distgen.training.job import TrainJob
 from distgen.training.run import RunFolder
 
 SIDE = Path(__file__).with_name("quality_peers_side.py")
+OURS = "distgen"
 PEERS = ("torchgan", "mimicry", "pythae", "pythae-conv")
 IMAGES = {"torchgan": 300_000, "mimicry": 300_000, "pythae": 2_000_000, "pythae-conv": 180_000}
 WIDTHS = {"torchgan": 64, "mimicry": 64, "pythae": 40, "pythae-conv": 40}
@@ -252,8 +253,9 @@ def mean_of(figures: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def speed(options: argparse.Namespace) -> None:
-    """images/s of distgen on as many workers as peers get threads, over each peer's, by turns.
+    """images/s of distgen over the fastest peer's, by turns and on the same cores.
 
+    Peers are one process with a thread for each core; distgen is that, and a worker for each core.
     All train the same networks with the same loss, batch and optimiser: distgen's own networks run
     inside the peers' loops. `own` is a peer's own network at its own settings.
     """
@@ -274,14 +276,16 @@ def speed(options: argparse.Namespace) -> None:
                 "training": {"images": 300_000, "batch_size": batch},
                 **({"objective": plain} if family == "gan" else {}),
             }
-            ours = found[family].setdefault("distgen", [])
-            place = options.work / "speed" / f"{family}-{number}.json"
-            if not place.exists():
-                job = parse(TrainJob, raw, "the speed benchmark's job")
-                images = 640 if options.smoke else 12_800
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_text(json.dumps(distgen_speed(job, options.threads, images)))
-            ours.append(json.loads(place.read_text()))
+            for workers in {options.threads, 1}:
+                place = options.work / "speed" / f"{family}-{workers}-{number}.json"
+                if not place.exists():
+                    raw["scaling"] = {"cpus_per_worker": options.threads // workers}
+                    job = parse(TrainJob, raw, "the speed benchmark's job")
+                    images = 640 if options.smoke else 12_800
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    place.write_text(json.dumps(distgen_speed(job, workers, images)))
+                name = f"{OURS}, workers: {workers}"
+                found[family].setdefault(name, []).append(json.loads(place.read_text()))
             for peer in peers:
                 # distgen's network in pythae's loop is the same twice.
                 for kind in ("own",) if peer == "pythae-conv" else ("same", "own"):
@@ -294,7 +298,8 @@ def speed(options: argparse.Namespace) -> None:
                     found[family].setdefault(f"{peer}, {kind}", []).append(facts["images_per_s"])
     medians = {f: {n: statistics.median(v) for n, v in each.items()} for f, each in found.items()}
     ratios = {
-        family: each["distgen"] / max(v for n, v in each.items() if n.endswith("same"))
+        family: max(v for n, v in each.items() if n.startswith(OURS))
+        / max(v for n, v in each.items() if n.endswith("same"))
         for family, each in medians.items()
     }
     result = {"ratio": min(ratios.values()), "ratios": ratios, "medians": medians, "runs": found}
