@@ -36,8 +36,8 @@ from distgen.serving.making.workshop.apart import Workshop
 _SWITCH_S = 0.0005
 _GARBAGE = 20_000
 """Objects after which Python looks for cycles among the newest; a request leaves some dozens."""
-_GIVE_BACK_S = 30.0
-"""Between two times that freed memory goes back to the kernel, in a few milliseconds each."""
+_GIVE_BACK_S = 10.0
+"""Between two times that freed memory goes back to the kernel, in some milliseconds each."""
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
