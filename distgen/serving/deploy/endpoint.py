@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import tempfile
 import time
@@ -310,7 +311,7 @@ class _Launcher:
         try:
             serve.run_many([target], wait_for_applications_running=False)
         except (RuntimeError, TimeoutError) as error:
-            return " ".join(str(error).split())[-_SAID_CHARS:]
+            return _last_words(str(error))
         return _wait_until_running(deadline) or _wait_until_ready(
             url_of(placement.host, placement.port), deadline
         )
@@ -349,11 +350,20 @@ def problem_of(status: str, said: Sequence[str], *, in_time: bool) -> str | None
         return ""
     if in_time and not failed:
         return None
-    text = " ".join(" ".join(said).split())[-_SAID_CHARS:]
+    text = _last_words(" ".join(said))
     if failed:
         return text or "Ray Serve does not say why"
     text = text or "the cluster's CPUs or GPUs may be taken by other jobs"
     return f"not all replicas started in time: {text}"
+
+
+def _last_words(said: str) -> str:
+    """The end of what Ray says, in one line; of a traceback that ends with an error of ours, that
+    error.
+    """
+    line = " ".join(said.split())
+    *_, error = re.split(rf"\b{re.escape(DistgenError.__module__)}\.\w+: ", line)
+    return error[-_SAID_CHARS:]
 
 
 def _wait_until_ready(url: str, deadline: float) -> str:

@@ -111,6 +111,9 @@ class Sampler:
         spec: Size, mode and classes of the pictures, and frames where they are clips.
         device: Where the network runs.
         threads: Threads of a kernel on the CPU. Another number may give other bits.
+
+    Raises:
+        UsageError: torch cannot use the device.
     """
 
     def __init__(
@@ -123,6 +126,7 @@ class Sampler:
     ) -> None:
         torch.set_num_threads(threads)
         if device != "cpu":
+            _require_cuda()
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
         if isinstance(network, torch.nn.Module):
@@ -177,4 +181,15 @@ class Sampler:
         return agreeing_buckets(
             lambda rows, bucket: self._run([Picture(i, i % classes) for i in rows], (bucket,)),
             _PROBES if self.spec.frames is None else _CLIP_PROBES,
+        )
+
+
+def _require_cuda() -> None:
+    """Refuse what Ray promised and this machine's torch does not hold."""
+    if not torch.cuda.is_available():
+        built_for = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs"
+        raise UsageError(
+            "Ray offers a GPU here that torch cannot use.",
+            cause=f"torch is built for {built_for} and sees no GPU",
+            remedy="distgen doctor, or no GPUs: --gpus-per-replica 0, --gpus-per-worker 0",
         )

@@ -42,6 +42,15 @@ def test_a_start_ends_with_success_with_failure_or_with_its_time():
     assert problem_of("DEPLOY_FAILED", ["no model", ""], in_time=True) == "no model"
 
 
+def test_of_a_traceback_only_an_error_of_ours_is_said():
+    said = "The replica failed: Traceback:\n File x\n{}\n where: here\n"
+    ours, theirs = "distgen.core.errors.DataError: It is broken.", "torch.Error: no\n File y\n"
+    told = problem_of("DEPLOY_FAILED", [said.format(theirs + ours)], in_time=True)
+    assert told == "It is broken. where: here"
+    told = problem_of("DEPLOY_FAILED", [said.format(theirs)], in_time=True)
+    assert str(told).endswith("Traceback: File x torch.Error: no File y where: here")
+
+
 @pytest.mark.parametrize(
     ("applications", "is_serving", "end"),
     [

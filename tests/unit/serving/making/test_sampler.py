@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from distgen.core.errors import UsageError
 from distgen.core.spec import ImageSpec
 from distgen.serving.making.buckets import BUCKETS, REFERENCE_BUCKET, split
 from distgen.serving.making.sampler import (
@@ -52,6 +53,12 @@ def test_every_bucket_in_use_gives_the_same_bits_before_rounding(make_network):
     reference = sampler._run(pictures, (REFERENCE_BUCKET,))
     for bucket in sampler.buckets:
         assert torch.equal(sampler._run(pictures, (bucket,)), reference)
+
+
+def test_a_gpu_that_is_not_there_is_refused_in_words(make_network, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="a GPU here that torch cannot use"):
+        Sampler(*make_network("vae"), device="cuda")
 
 
 class _MindsItsBatch(nn.Module):
