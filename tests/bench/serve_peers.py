@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -38,6 +40,7 @@ def beside(python: str, kind: str, bundle: str, log: Path) -> Iterator[str]:
             [python, str(Path(__file__).with_name(SIDES[kind])), str(port), bundle],
             stdout=output,
             stderr=output,
+            start_new_session=True,
         )
     url = f"http://127.0.0.1:{port}"
     try:
@@ -52,7 +55,8 @@ def beside(python: str, kind: str, bundle: str, log: Path) -> Iterator[str]:
             time.sleep(0.5)
         yield url
     finally:
-        process.terminate()
+        # LitServe's own processes outlive the first, and would take a third of a core.
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
