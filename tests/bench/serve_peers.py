@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from distgen.bench.serve import _load, _write_bundle
@@ -55,9 +55,11 @@ def beside(python: str, kind: str, bundle: str, log: Path) -> Iterator[str]:
             time.sleep(0.5)
         yield url
     finally:
-        # LitServe's own processes outlive the first, and would take a third of a core.
-        os.killpg(process.pid, signal.SIGKILL)
+        process.terminate()
         process.wait()
+        # LitServe's other processes outlive the first, and would take a third of a core.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def main() -> None:

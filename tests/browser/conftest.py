@@ -53,7 +53,7 @@ def served(app: ASGIApp) -> Iterator[str]:
 def browser() -> Iterator[sync_api.Browser]:
     chromium = shutil.which("chromium")
     if chromium is None:
-        pytest.skip("chromium is not installed")
+        pytest.skip("chromium is not installed (Debian: chromium)")
     is_root = os.geteuid() == 0  # root gets no sandbox
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(

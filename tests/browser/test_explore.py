@@ -183,7 +183,7 @@ def test_code_for_an_own_picture_works_with_its_files(
     vae: Page, drawing: bytes, tab: str, tmp_path: Path
 ):
     if tab == "curl" and shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
+        pytest.skip("curl is not installed (Debian: curl)")
     (tmp_path / "image.png").write_bytes(drawing)
     upload(vae, drawing)
     vae.click("#own-vary")
@@ -207,7 +207,7 @@ def test_code_for_an_own_picture_works_with_its_files(
     assert len(seeds(vae)) == 4
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed (Debian: curl)")
 def test_code_for_a_way_brings_the_same_pictures(opened: Page, tmp_path: Path):
     opened.locator(".card").nth(0).click()
     with opened.expect_response("**/v1/images/generations") as answered:
