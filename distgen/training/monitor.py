@@ -91,7 +91,8 @@ class Monitor:
         Networks that are trained against one another must not part: one that goes on alone learns
         to beat an opponent that does not answer.
         """
-        return bool(self._still) and self._still.isdisjoint(names)
+        still = self._still if self.config.enabled else ()  # nobody would see it move again
+        return bool(still) and self._still.isdisjoint(names)
 
     @contextmanager
     def striding(
@@ -184,6 +185,7 @@ class Monitor:
             "history": self.history.state_dict(),
             "steps": dict(self._steps),
             "sums": self._sums.state(),
+            "ranks": self._collective.world.size,
             "stuck": dict(self._stuck),
             "classes": torch.from_numpy(self._classes.copy()),
             "usual_classes": torch.from_numpy(self._usual_classes.copy()),
@@ -191,14 +193,16 @@ class Monitor:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Become what `state_dict` said; sums are rank 0's, and settings those of this start."""
-        main = self._collective.world.is_main
+        main, size = self._collective.world.is_main, self._collective.world.size
+        # Every rank adds to a step's sums: more of them would have had more in as many steps.
+        share = size / state.get("ranks", size) if main else 0.0
         self.history.load_state_dict(state["history"])
         if state["settings"]["rollbacks"] != self.settings.rollbacks:
             self.history.begin_anew()
         self._still = frozenset(self.history.standing_still)
         self._steps = dict(state["steps"])
         self._sums.restore(
-            [[p, n, v if main else torch.zeros_like(v)] for p, n, v in state["sums"]]
+            [[p, n, v * share if main else torch.zeros_like(v)] for p, n, v in state["sums"]]
         )
         self._stuck = dict(state["stuck"])
         self._usual_classes = state["usual_classes"].numpy().copy()
