@@ -10,6 +10,8 @@ from typing import Any
 
 ENDS = ("finished", "stopped", "given up", "diverged")
 """Events after which a run does nothing until it is started again."""
+_BEGINS = ("started", "workers running", "resumed")
+"""Events with which a run begins, or begins again."""
 _SIGNS = 20
 """Last signs of life that tell how often a run gives one."""
 _GAPS = 3.0
@@ -42,15 +44,17 @@ def state_of(
         patience_s: Seconds of silence that mean nothing, however often it speaks.
         now: Seconds since 1970.
     """
-    signs = [*(_time_of(event) for event in events), *(float(row["time"]) for row in points)]
+    times = [_time_of(event) for event in events]
+    signs = sorted([*times, *(float(row["time"]) for row in points)])
     if not signs:
         return State("prepared", None)
-    signs.sort()
     silent_s = max(0.0, now - signs[-1])
     if events and events[-1]["event"] in ENDS:
         return State(str(events[-1]["event"]), silent_s)
-    recent = signs[-_SIGNS:]
-    pause_s = max((after - before for before, after in pairwise(recent)), default=0.0)
+    # Until it was started again nobody expected a sign: that was no pause of a run.
+    begun = {time for time, event in zip(times, events, strict=True) if event["event"] in _BEGINS}
+    pauses = (b - a for a, b in pairwise(signs[-_SIGNS:]) if b not in begun)
+    pause_s = max(pauses, default=0.0)
     running = silent_s <= max(patience_s, _GAPS * pause_s)
     return State("running" if running else "silent", silent_s)
 

@@ -43,5 +43,13 @@ def test_a_slow_run_may_be_silent_for_longer():
     assert state([event("started", 0)], points, 6100).word == "silent"
 
 
+@pytest.mark.parametrize("first", ["workers running", "resumed"])
+def test_days_for_which_a_run_was_stopped_are_no_pause_of_it(first):
+    days = 250_000.0
+    events = [event("started", 0), event("stopped", 100), event(first, days)]
+    assert state(events, [50, days + 10], days + 609).word == "running"
+    assert state(events, [50, days + 10], days + 611).word == "silent"
+
+
 def test_a_clock_that_went_back_makes_no_silence_negative():
     assert state([event("started", 100)], [], 50) == State("running", 0)
