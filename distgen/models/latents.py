@@ -13,7 +13,7 @@ Shares = NDArray[np.float64]
 
 
 def truncate(latents_nd: Latents, bound: float) -> Latents:
-    """Standard normal numbers brought into (-bound, bound), distributed as if cut there.
+    """Standard normal numbers brought into [-bound, bound], distributed as if cut there.
 
     Each is mapped through the cut distribution's quantiles (Brock et al. 2019 redraw instead), so
     that a picture changes smoothly with the bound and keeps its identity.
@@ -24,7 +24,8 @@ def truncate(latents_nd: Latents, bound: float) -> Latents:
     """
     low = ndtr(-bound)
     cut = ndtri(low + ndtr(latents_nd.astype(np.float64)) * (1 - 2 * low))
-    return np.asarray(cut, dtype=np.float32)
+    # Far out, normal numbers' shares round to one, whose quantile has no end.
+    return np.asarray(np.clip(cut, -bound, bound), dtype=np.float32)
 
 
 def interpolate(first_d: Latents, second_d: Latents, steps: int) -> Latents:

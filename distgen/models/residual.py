@@ -6,6 +6,7 @@ ConvNeXt; resolutions change by a binomial filter and never inside a convolution
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -81,13 +82,13 @@ def shape_for(
     for each in widths:
         middle = each * expansion
         if middle % min(group_size, middle):
+            whole = group_size // math.gcd(group_size, expansion)
             raise UsageError(
                 f"{middle} channels in the middle of a block do not divide into groups of "
                 f"{group_size}.",
                 where="model.group_size",
                 cause=f"{each} channels times an expansion of {expansion}",
-                remedy=f"use multiples of {max(1, group_size // expansion)} as widths, "
-                "or a smaller model.group_size",
+                remedy=f"use multiples of {whole} as widths, or a smaller model.group_size",
             )
     return Shape(pyramid, widths, blocks, expansion, group_size, patch)
 

@@ -23,6 +23,13 @@ def test_truncated_latents_stay_within_the_bound_in_order_and_sign(seed, bound):
     assert (np.sign(cut) == np.sign(latents)).all()
 
 
+@pytest.mark.parametrize("bound", [0.1, 1.0, 9.0])
+def test_latents_far_out_end_at_the_bound(bound):
+    far = np.array([-100.0, -9.0, 9.0, 100.0], dtype=np.float32)
+    cut = truncate(far, bound)
+    np.testing.assert_allclose(cut, bound * np.sign(far), rtol=0.01)
+
+
 def test_a_wide_bound_changes_nothing_and_a_narrow_one_fills_it_evenly():
     latents = normals(0, 100_000)
     np.testing.assert_allclose(truncate(latents, 10.0), latents, atol=1e-5)

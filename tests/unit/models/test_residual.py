@@ -152,3 +152,11 @@ def test_the_discriminator_sees_that_generated_pictures_are_all_alike():
     alone = discriminator(images[:1].expand(8, -1, -1, -1))
     among_others = discriminator(images)
     assert not torch.isclose(alone[0], among_others[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize(("expansion", "group_size"), [(3, 64), (6, 4), (2, 16)])
+def test_widths_that_do_not_divide_are_refused_with_some_that_do(expansion, group_size):
+    with pytest.raises(UsageError, match="do not divide") as refused:
+        shape(28, widths=(51, 51, 51), expansion=expansion, group_size=group_size)
+    whole = int(str(refused.value.remedy).split("multiples of ")[1].split()[0])
+    shape(28, widths=(whole,) * 3, expansion=expansion, group_size=group_size)
