@@ -191,11 +191,12 @@ def _with_inception(config: EvaluationConfig, weights: str) -> EvaluationConfig:
 def _full(
     config: EvaluationConfig, bundle: Bundle, data: tuple[ShardSet, ShardSet | None]
 ) -> EvaluationConfig:
+    from distgen.metrics.reals import any_labelled
     from distgen.metrics.request import everything
 
     training, held_out = data
     model = bundle.config.model
-    return everything(config, model, training.spec, held_out=held_out is not None)
+    return everything(config, model, training.spec, held_out=any_labelled(held_out))
 
 
 def _job_of(bundle: Location) -> TrainJob | None:

@@ -25,6 +25,7 @@ from distgen.metrics.modes import ModeScores
 from distgen.metrics.ranks import Gather, Ranks, alone
 from distgen.metrics.reals import (
     PictureSet,
+    any_labelled,
     build_extractors,
     choose_pictures,
     choose_yardstick,
@@ -191,7 +192,7 @@ def evaluate_card(
     """
     started = time.monotonic()
     device = device or torch.device("cpu")
-    refuse_unfit(config, model_config, data.spec, held_out=held_out is not None)
+    refuse_unfit(config, model_config, data.spec, held_out=any_labelled(held_out))
     ranks = Ranks(world, gather, on_progress)
     yardstick = choose_yardstick(data, held_out, config.samples, tolerance)
     extractors = build_extractors(

@@ -68,7 +68,7 @@ def refuse_unfit(spec: ImageSpec, *, conditional: bool, held_out: bool) -> None:
     """Refuse a model or a set for which there is no such score.
 
     Raises:
-        UsageError: The model has no classes, or nothing is held out to test on.
+        UsageError: The model has no classes, or nothing with a class is held out to test on.
     """
     if not conditional or not spec.classes:
         raise UsageError(
@@ -77,7 +77,8 @@ def refuse_unfit(spec: ImageSpec, *, conditional: bool, held_out: bool) -> None:
         )
     if not held_out:
         raise UsageError(
-            "evaluation.classification tests on held-out pictures, and the shard set has none.",
+            "evaluation.classification tests on held-out pictures whose class is known, "
+            "and the shard set has none.",
             remedy="build it with a test split: distgen data build SRC DST --split 0.1",
         )
 
@@ -90,7 +91,8 @@ def measure(subject: Subject, config: ClassificationConfig) -> ClassificationSco
     """
     spec, ranks = subject.data.spec, subject.ranks
     test = subject.others(_TEST_PICTURES, "classification")
-    refuse_unfit(spec, conditional=subject.model.num_classes > 0, held_out=test is not None)
+    held_out = test is not None and test.any_labelled()
+    refuse_unfit(spec, conditional=subject.model.num_classes > 0, held_out=held_out)
     assert test is not None  # noqa: S101 - refused above
     training = subject.training(config.samples, "classification")
     labels = training.labels()

@@ -145,7 +145,9 @@ def measure(subject: Subject, config: ModesConfig) -> ModeScores:
     labels = training.labels()
     shares = np.bincount(labels[labels >= 0], minlength=spec.num_classes).astype(np.float64)
     shares /= max(shares.sum(), 1.0)
-    maker = subject.maker("modes", np.resize(labels, config.samples))
+    # Sets may lie class by class: the first of them are not like all.
+    asked = np.random.default_rng(derive(0, "mode labels")).permutation(labels)
+    maker = subject.maker("modes", np.resize(asked, config.samples))
     found = _spelled(network, maker.pictures, config, alphabet, ranks)
     counts = np.bincount(found[found >= 0], minlength=spec.num_classes)
     floor_modes, floor_kl = perfect_sampler(shares, config.samples)
@@ -193,7 +195,7 @@ def _classifier(
     subject: Subject, config: ModesConfig, alphabet: Alphabet
 ) -> tuple[Classifier, Lesson]:
     chosen = subject.training(_TRAINING_PICTURES, "mode classifier")
-    held_back = subject.held_out is None
+    held_back = _tested(subject) is None
     lesson = Lesson(
         identity=f"modes by {config.by} {chosen.identity} {held_back}",
         channels=1 if config.by == "channel" else subject.data.spec.channels,
@@ -217,11 +219,17 @@ def _classifier(
     return network, lesson
 
 
+def _tested(subject: Subject) -> PictureSet | None:
+    """Held-out pictures, where there are any whose class is known."""
+    chosen = subject.others(_TEST_PICTURES, "mode classifier")
+    return chosen if chosen is not None and chosen.any_labelled() else None
+
+
 def _accuracy(
     subject: Subject, config: ModesConfig, alphabet: Alphabet, network: Classifier, digest: str
 ) -> tuple[float, int]:
     """Accuracy of the classifier on pictures it was not trained on, and how many these are."""
-    tested = subject.others(_TEST_PICTURES, "mode classifier")
+    tested = _tested(subject)
     chosen = tested or subject.training(_TRAINING_PICTURES, "mode classifier")
 
     def compute() -> np.ndarray | None:

@@ -100,6 +100,17 @@ class PictureSet:
         finally:
             reader.close()
 
+    def any_labelled(self) -> bool:
+        """Whether the class of any of them is known."""
+        return bool((self.labels() >= 0).any())
+
+
+def any_labelled(shard_set: ShardSet | None) -> bool:
+    """Whether there is such a set, and the class of any of its samples is known."""
+    if shard_set is None or not shard_set.spec.classes:
+        return False
+    return PictureSet(shard_set, np.arange(shard_set.num_samples), "").any_labelled()
+
 
 @dataclass(frozen=True)
 class Yardstick:

@@ -91,7 +91,7 @@ def refuse_unfit(
         config: What is asked for.
         model: The model's section of the job file.
         spec: What the shard set holds.
-        held_out: Whether it has a test split.
+        held_out: Whether it has a test split in which any class is known.
 
     Raises:
         UsageError: A section does not fit the model or the set, or what an extractor needs is not

@@ -24,7 +24,7 @@ from distgen.core.stores import outlast_full_disk
 from distgen.data import has_split, open_shard_set
 from distgen.data.streaming.bad import BadSample
 from distgen.data.streaming.mixed import Pictures, open_data
-from distgen.metrics.reals import choose_yardstick
+from distgen.metrics.reals import any_labelled, choose_yardstick
 from distgen.metrics.request import refuse_unfit
 from distgen.models import sketch_networks
 from distgen.training.job import TrainJob
@@ -298,7 +298,7 @@ def open_pictures(job: TrainJob) -> Pictures:
     shards = job.data.shards
     measured = open_shard_set(shards, "train")
     held_out = open_shard_set(shards, "test") if has_split(shards, "test") else None
-    refuse_unfit(job.evaluation, job.model, measured.spec, held_out=held_out is not None)
+    refuse_unfit(job.evaluation, job.model, measured.spec, held_out=any_labelled(held_out))
     choose_yardstick(measured, held_out, job.evaluation.samples)
     return pictures
 

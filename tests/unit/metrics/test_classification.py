@@ -22,7 +22,9 @@ from distgen.metrics.classifier import (
     train,
 )
 from distgen.metrics.ranks import Ranks
+from distgen.metrics.reals import any_labelled
 from tests.unit.metrics.conftest import Told
+from tests.unit.metrics.small_sets import write_set
 
 CONFIG = ClassificationConfig(samples=1_000, images=4_000)
 CPU = torch.device("cpu")
@@ -67,6 +69,17 @@ def test_classes_that_look_alike_are_not_told_apart(sets, pictures, subject, cac
     scores = measure(subject(Told(muddled, labels), *sets, cache), CONFIG)
     assert np.mean(scores.accuracy_by_class[5:]) > 0.8
     assert np.mean(scores.accuracy_by_class[:5]) < 0.5
+
+
+def test_held_out_pictures_without_classes_are_none_to_test_on(sets, pictures, subject, tmp_path):
+    images, labels = pictures
+    classes = sets[0].spec.classes
+    nameless = write_set(tmp_path / "nameless", images[:20], None, classes, "test")
+    assert any_labelled(sets[1])
+    assert not any_labelled(nameless)
+    assert not any_labelled(None)
+    with pytest.raises(UsageError, match="class is known"):
+        measure(subject(Told(images, labels), sets[0], nameless), CONFIG)
 
 
 def test_models_and_sets_without_classes_or_test_split_are_refused():

@@ -129,6 +129,25 @@ def test_without_held_out_pictures_some_training_pictures_test_the_classifier(sh
     assert found.classifier_accuracy > 0.99
 
 
+def test_held_out_pictures_without_classes_test_no_classifier(shapes, subject, tmp_path):
+    data, images, _ = shapes["train"]
+    nameless = write_set(tmp_path / "nameless", images[:27], None, data.spec.classes, "test")
+    found = measure(subject(Told(images), data, nameless), ModesConfig(samples=100, by="channel"))
+    assert found.classifier_pictures == 540 * 3 // 5
+    assert found.classifier_accuracy > 0.99
+
+
+def test_a_set_that_lies_class_by_class_is_asked_for_all_its_classes(shapes, subject, tmp_path):
+    data, images, labels = shapes["train"]
+    order = np.argsort(labels, kind="stable")
+    classes = data.spec.classes
+    lying = write_set(tmp_path / "lying", images[order], labels[order], classes, "train")
+    model = Told(images[order], labels[order])
+    found = measure(subject(model, lying, None), ModesConfig(samples=270, by="channel"))
+    assert found.modes == 27
+    assert found.kl_nats == pytest.approx(found.floor_kl_nats, abs=0.05)
+
+
 def test_whole_pictures_are_counted_by_their_classes(digits, subject):
     data, held_out = open_shard_set(digits, "train"), open_shard_set(digits, "test")
     from distgen.data import read_samples
