@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import socket
@@ -56,10 +57,24 @@ def distgen(*arguments: str) -> click.testing.Result:
     return CliRunner().invoke(main.app, list(arguments))
 
 
+def below(name: str) -> list[psutil.Process]:
+    """Living processes of a name that descend from this one; some may end while one looks."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if name in process.name() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
 def replicas() -> list[psutil.Process]:
     """The processes that hold the model."""
-    processes = psutil.Process().children(recursive=True)
-    return [process for process in processes if "ServeRepl" in process.name()]
+    return below("ServeRepl")
+
+
+def haproxies() -> list[psutil.Process]:
+    """Two while one takes over from the other with a new configuration; the old one then ends."""
+    return below("haproxy")
 
 
 def replica() -> psutil.Process:
@@ -71,9 +86,11 @@ def replica() -> psutil.Process:
 def is_asked(replica: psutil.Process) -> bool:
     """Whether HAProxy has a connection to this replica."""
     mine = {each.laddr.port for each in replica.net_connections() if each.status == "LISTEN"}
-    # There are two while one takes over from the other with a new configuration.
-    connections = [each for proxy in haproxies() for each in proxy.net_connections()]
-    return any(each.raddr and each.raddr.port in mine for each in connections)
+    asked = set()
+    for proxy in haproxies():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            asked |= {each.raddr.port for each in proxy.net_connections() if each.raddr}
+    return not mine.isdisjoint(asked)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 180.0) -> None:
@@ -81,15 +98,6 @@ def wait_for(condition: Callable[[], bool], seconds: float = 180.0) -> None:
     while not condition():
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.5)
-
-
-def haproxies() -> list[psutil.Process]:
-    """HAProxy processes that descend from this one's Ray cluster."""
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if "haproxy" in process.name() and process.status() != psutil.STATUS_ZOMBIE
-    ]
 
 
 def pixels(text: str) -> np.ndarray:
