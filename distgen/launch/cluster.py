@@ -15,6 +15,7 @@ from distgen.core.errors import DataError, PreemptedError, UsageError
 from distgen.launch import auth, loopback
 from distgen.launch.environment import prepare_environment, temp_root
 from distgen.launch.nodes import down, status, up
+from distgen.launch.scheduling import as_batch_work
 from distgen.launch.state import ClusterState, read_state
 
 __all__ = ["Connection", "Room", "connect", "dial", "down", "read_state", "slots", "status", "up"]
@@ -104,13 +105,15 @@ class Connection:
         self.close(keep_logs=not expected)
 
 
-def connect(address: str | None = None) -> Connection:
+def connect(address: str | None = None, *, batch_work: bool = False) -> Connection:
     """Reach a Ray cluster, with the token.
 
     Args:
         address: `host:port` of a cluster; `auto`, the one that `distgen cluster up` started; None,
             the cluster that this process is part of (`RAY_ADDRESS`, set inside Ray jobs), or else
             a private one on this machine, with its dashboard on loopback.
+        batch_work: Whether a private one is for work on CPUs that answers nobody, such as training:
+            its processes do not interrupt each other then (`launch.scheduling`).
 
     Raises:
         UsageError: No cluster answers at the address, or it refuses the token.
@@ -124,7 +127,7 @@ def connect(address: str | None = None) -> Connection:
     auth.ensure_token()
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is None or address == "local":
-        return _start_local()
+        return _start_local(batch_work)
     gcs = _gcs_address(address)
     dial(gcs, gcs)
     auth.present_token()
@@ -145,11 +148,11 @@ def _existing(address: str | None) -> Connection:
     return _connection(here, connected_here=False, started_here=False)
 
 
-def _start_local() -> Connection:
+def _start_local(batch_work: bool) -> Connection:
     import ray
 
     prepare_environment(private=True)
-    with loopback.on_loopback():
+    with loopback.on_loopback(), as_batch_work(batch_work):
         ray.init(
             address="local",
             include_dashboard=True,  # without it Train leaks placement groups

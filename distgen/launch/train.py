@@ -88,7 +88,7 @@ def run(
         return finished_outcome(folder)
     if advice := advice_on_reading(job, pictures, folder):
         on_message(advice)
-    with connect(address) as connection:
+    with connect(address, batch_work=not job.scaling.gpus_per_worker) as connection:
         room = connection.room()
         require_room(job.scaling, room)
         require_fit_nodes(job, pictures, connection, on_message)

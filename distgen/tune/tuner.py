@@ -73,7 +73,8 @@ def run(
     folder = SearchFolder(job)
     folder.prepare(resume=resume)
     if not folder.is_finished:
-        with connect(address) as connection:
+        batch_work = not job.train.scaling.gpus_per_worker
+        with connect(address, batch_work=batch_work) as connection:
             _Search(folder, connection.room(), on_trials, on_message).run()
     return conclude(folder)
 
