@@ -249,8 +249,10 @@ def evaluate_card(
         )
     result = b""
     if world.is_main:
-        on_progress("scores")
-        scores = tuple(reals[e.name].compare(e, generated[e.name]) for e in extractors)
+        scores = tuple(
+            reals[e.name].compare(e, generated[e.name], ranks.telling(f"scores in {e.name}"))
+            for e in extractors
+        )
         card = Card(
             family=model_config.family,
             images_seen=images_seen,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from distgen.metrics.ranks import Tell, quiet
 
 _CHUNK_ROWS = 1024
 """Rows of a distance matrix in memory at once: at 10,000 columns, 40 MB."""
@@ -20,25 +21,21 @@ class Manifold:
 
     features_nd: np.ndarray
     neighbours: int
+    radii_n: Tensor
+    """Distance of every point to its k-th nearest other point."""
 
-    @cached_property
-    def radii_n(self) -> Tensor:
-        """Distance of every point to its k-th nearest other point."""
-        count = len(self.features_nd)
-        k = min(self.neighbours, count - 1)
-        points = self.points_nd
-        parts = []
-        for start, distances in _distance_rows(points, points):
+    @classmethod
+    def of(cls, features_nd: np.ndarray, neighbours: int, on_progress: Tell = quiet) -> Manifold:
+        """The manifold of these features, k being `neighbours`."""
+        points = _tensor(features_nd)
+        k = min(neighbours, len(points) - 1)
+        radii = []
+        for start, distances in _distance_rows(points, points, on_progress):
             # A point is no neighbour of itself, and rounding may not put it at exactly zero.
             own = torch.arange(len(distances))
             distances[own, own + start] = torch.inf
-            parts.append(distances.kthvalue(k, dim=1).values)
-        return torch.cat(parts)
-
-    @cached_property
-    def points_nd(self) -> Tensor:
-        """The features as a float32 tensor."""
-        return torch.from_numpy(np.ascontiguousarray(self.features_nd, dtype=np.float32))
+            radii.append(distances.kthvalue(k, dim=1).values)
+        return cls(features_nd, neighbours, torch.cat(radii))
 
 
 @dataclass(frozen=True)
@@ -55,13 +52,14 @@ class Overlap:
     """Share of real pictures whose ball holds a generated picture (Naeem et al. 2020)."""
 
 
-def overlap(real: Manifold, generated: Manifold) -> Overlap:
+def overlap(real: Manifold, generated: Manifold, on_progress: Tell = quiet) -> Overlap:
     """Precision, recall, density and coverage of `generated` with respect to `real`."""
     count_real, count_generated = len(real.features_nd), len(generated.features_nd)
     k = min(real.neighbours, count_real - 1)
     recalled = covered = in_balls = 0
     held = torch.zeros(count_generated, dtype=torch.bool)
-    for start, distances in _distance_rows(real.points_nd, generated.points_nd):
+    rows, columns = _tensor(real.features_nd), _tensor(generated.features_nd)
+    for start, distances in _distance_rows(rows, columns, on_progress):
         radii = real.radii_n[start : start + len(distances), None]
         in_real_ball = distances <= radii
         held |= in_real_ball.any(dim=0)
@@ -76,7 +74,13 @@ def overlap(real: Manifold, generated: Manifold) -> Overlap:
     )
 
 
-def _distance_rows(rows_nd: Tensor, columns_md: Tensor) -> Iterator[tuple[int, Tensor]]:
+def _tensor(features_nd: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(features_nd, dtype=np.float32))
+
+
+def _distance_rows(
+    rows_nd: Tensor, columns_md: Tensor, on_progress: Tell
+) -> Iterator[tuple[int, Tensor]]:
     """Euclidean distances, a block of rows at a time: (first row, distances `[rows, m]`)."""
     # Distances do not change when both sets are moved, and rounding is least around the origin.
     centre = columns_md.mean(dim=0)
@@ -84,3 +88,4 @@ def _distance_rows(rows_nd: Tensor, columns_md: Tensor) -> Iterator[tuple[int, T
     for start in range(0, len(rows_nd), _CHUNK_ROWS):
         rows = rows_nd[start : start + _CHUNK_ROWS] - centre
         yield start, torch.cdist(rows, columns)
+        on_progress(f"{start + len(rows):,}/{len(rows_nd):,}")

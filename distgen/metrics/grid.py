@@ -15,6 +15,7 @@ LEAST_SIDE = 56
 """Smaller pictures are enlarged by a whole factor, until their shorter side is as long."""
 _GAP, _BACKGROUND = 2, 255
 MAX_PIXELS = 64_000_000
+"""Of a whole grid: 8 x 10 pictures of 892x892. Those of larger pictures show them reduced."""
 
 
 def to_uint8_nhwc(images_nchw: Tensor) -> np.ndarray:
@@ -39,11 +40,12 @@ def grid_png(
             give them sorted by class, and `columns` as the number of pictures in each.
         columns: Pictures to a row; by default the grid is about square.
         scale: Whole factor by which pictures are enlarged, without smoothing; by default the one
-            that brings small pictures to `LEAST_SIDE` pixels.
+            that brings small pictures to `LEAST_SIDE` pixels, and large ones are reduced as
+            `reduced_to_fit` says.
 
     Raises:
         ValueError: There are no pictures, their shape or type is not as above, or the grid would
-            have more than `MAX_PIXELS` pixels.
+            have more than `MAX_PIXELS` pixels all the same.
     """
     return png_of(grid(images_nhwc, columns=columns, scale=scale))
 
@@ -73,11 +75,14 @@ def grid(
             f"expected uint8 pictures [n, H, W, 1 or 3], got {images_nhwc.dtype} "
             f"{list(images_nhwc.shape)}"
         )
-    count, height, width, channels = images_nhwc.shape
+    count = len(images_nhwc)
     if count == 0:
         raise ValueError("a grid needs at least one picture")
     columns = min(columns or int(np.ceil(np.sqrt(count))), count)
     rows = -(-count // columns)
+    if scale is None:
+        images_nhwc = reduced_to_fit(images_nhwc, rows, columns)
+    _, height, width, channels = images_nhwc.shape
     scale = scale or usual_scale(height, width)
     tops = _starts(rows, height * scale, row_break, repeated=True)
     lefts = _starts(columns, width * scale, column_break, repeated=False)
@@ -91,6 +96,27 @@ def grid(
         top, left = tops[row], lefts[column]
         canvas[top : top + height * scale, left : left + width * scale] = picture
     return canvas
+
+
+def reduced_to_fit(images_nhwc: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Pictures of which so many rows and columns fit into `MAX_PIXELS`.
+
+    Larger ones are reduced by a whole factor, to the means of squares of pixels, but not below
+    `LEAST_SIDE`; smaller ones stay as they are.
+    """
+    _, height, width, _ = images_nhwc.shape
+
+    def too_large(factor: int) -> bool:
+        cells = [-(-side // factor) + 3 * _GAP for side in (height, width)]
+        return bool(rows * cells[0] * columns * cells[1] > MAX_PIXELS)
+
+    factor = 1
+    while too_large(factor) and min(height, width) // (factor + 1) >= LEAST_SIDE:
+        factor += 1
+    if factor == 1:
+        return images_nhwc
+    small = [np.asarray(image_of(picture).reduce(factor)) for picture in images_nhwc]
+    return np.stack(small).reshape(len(small), *small[0].shape[:2], -1)
 
 
 def usual_scale(height: int, width: int) -> int:

@@ -12,6 +12,13 @@ from distgen.core.world import World
 Gather = Callable[[np.ndarray], np.ndarray]
 """Joins the row blocks of all ranks, in rank order, on every rank; blocks may differ in length."""
 
+Tell = Callable[[str], None]
+"""Is told, now and then, how far one is; who is silent for minutes is taken for dead."""
+
+
+def quiet(detail: str) -> None:
+    """Nobody is told."""
+
 
 def alone(rows: np.ndarray) -> np.ndarray:
     """The gather of a world of one."""
@@ -24,7 +31,7 @@ class Ranks:
 
     world: World = World()  # noqa: RUF009 - frozen
     gather: Gather = alone
-    on_progress: Callable[[str], None] = lambda detail: None  # noqa: ARG005
+    on_progress: Tell = quiet
 
     def blocks(self, count: int, size: int, what: str) -> Iterator[range]:
         """The blocks of `range(count)` that are this rank's, with progress reported after each.
@@ -41,6 +48,10 @@ class Ranks:
             # The others go at about the same pace.
             done = min(count, (number + 1 - first) * size * world.size)
             self.on_progress(f"{what} {done:,}/{count:,}")
+
+    def telling(self, what: str) -> Tell:
+        """`on_progress` of a part of the work, whose details follow its name."""
+        return lambda detail: self.on_progress(f"{what} {detail}")
 
     def join(self, parts: list[np.ndarray], row_shape: tuple[int, ...] = ()) -> np.ndarray:
         """All ranks' rows in order, from this rank's parts, which may be none."""

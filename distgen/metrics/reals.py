@@ -29,7 +29,7 @@ from distgen.metrics.features import (
 )
 from distgen.metrics.inception import InceptionFeatures, require
 from distgen.metrics.intraclass import comparable_counts
-from distgen.metrics.ranks import Ranks
+from distgen.metrics.ranks import Ranks, Tell, quiet
 from distgen.metrics.scores import (
     ClassScores,
     ExtractorScores,
@@ -250,10 +250,12 @@ class RealScores:
     floor: Measured
     groups: Groups
 
-    def compare(self, extractor: Extractor, features_nd: np.ndarray) -> ExtractorScores:
+    def compare(
+        self, extractor: Extractor, features_nd: np.ndarray, on_progress: Tell = quiet
+    ) -> ExtractorScores:
         """Scores of generated pictures, picture i of the reference's class i, beside the floor."""
         groups, floor = self.groups, self.floor
-        found = self.reference.measure(features_nd, groups.labels_n, groups.counts_c)
+        found = self.reference.measure(features_nd, groups.labels_n, groups.counts_c, on_progress)
         classes = None
         if len(groups.counts_c):
             classes = ClassScores.of(found.distances_c, floor.distances_c, groups.counts_c)
@@ -309,12 +311,12 @@ def measure_reals(
     measured: dict[str, RealScores] = {}
     for extractor in extractors:
         name = extractor.name
-        measure = _reference(features[name], extractor, reference, neighbours, groups)
+        tell = ranks.telling(f"floor in {name}")
+        measure = _reference(features[name], extractor, reference, neighbours, groups, tell)
         if name in known:
             floor_row = known[name]
         else:
-            ranks.on_progress(f"floor in {name}")
-            found = measure.measure(floor_features[name], floor_labels, groups.counts_c)
+            found = measure.measure(floor_features[name], floor_labels, groups.counts_c, tell)
             floor_row = found.to_row()
             cache.put(keys[name], floor_row)
         measured[name] = RealScores(measure, Measured.from_row(floor_row), groups)
@@ -331,13 +333,14 @@ def _reference(
     chosen: PictureSet,
     neighbours: int,
     groups: Groups,
+    on_progress: Tell,
 ) -> Reference:
     counts = sha256_of(np.ascontiguousarray(groups.counts_c, dtype="<i8").tobytes())
     key = f"{extractor.digest} {chosen.identity} {neighbours} {counts}"
     if key not in _REFERENCES:
         while len(_REFERENCES) >= len(EXTRACTORS):
             del _REFERENCES[next(iter(_REFERENCES))]
-        _REFERENCES[key] = Reference.of(features_nd, neighbours, groups)
+        _REFERENCES[key] = Reference.of(features_nd, neighbours, groups, on_progress)
     return _REFERENCES[key]
 
 

@@ -13,6 +13,7 @@ from distgen.metrics.coverage import Manifold, overlap
 from distgen.metrics.frechet import Moments, frechet_distance, moments
 from distgen.metrics.intraclass import class_distances, class_moments
 from distgen.metrics.kernel import KernelEstimate, kernel_distance
+from distgen.metrics.ranks import Tell, quiet
 
 
 class Part(BaseModel):
@@ -195,20 +196,27 @@ class Reference:
     by_class: Mapping[int, Moments]
 
     @classmethod
-    def of(cls, features_nd: np.ndarray, neighbours: int, groups: Groups) -> Reference:
+    def of(
+        cls, features_nd: np.ndarray, neighbours: int, groups: Groups, on_progress: Tell = quiet
+    ) -> Reference:
         """Measure by these features."""
         return cls(
             moments(features_nd),
-            Manifold(features_nd, neighbours),
+            Manifold.of(features_nd, neighbours, on_progress),
             class_moments(features_nd, groups.labels_n, groups.counts_c),
         )
 
     def measure(
-        self, features_nd: np.ndarray, labels_n: np.ndarray, counts_c: Sequence[int] | np.ndarray
+        self,
+        features_nd: np.ndarray,
+        labels_n: np.ndarray,
+        counts_c: Sequence[int] | np.ndarray,
+        on_progress: Tell = quiet,
     ) -> Measured:
         """Score other features against them, their classes by as many pictures as `counts_c`."""
         distance = frechet_distance(self.moments, moments(features_nd))
-        found = overlap(self.manifold, Manifold(features_nd, self.manifold.neighbours))
+        other = Manifold.of(features_nd, self.manifold.neighbours, on_progress)
+        found = overlap(self.manifold, other, on_progress)
         return Measured(
             Scores(frechet_distance=distance, **asdict(found)),
             kernel_distance(self.manifold.features_nd, features_nd),

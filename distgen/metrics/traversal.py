@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from distgen.metrics.grid import LEAST_SIDE, to_uint8_nhwc
+from distgen.metrics.grid import reduced_to_fit, to_uint8_nhwc, usual_scale
 from distgen.metrics.latents import LatentGroupScores, Strength
 from distgen.models import Sampler
 
@@ -105,10 +105,12 @@ def traversal_sheet(
         traverse(model, base_d, [strength.index for strength in each], label=label)
         for each in shown
     ]
-    height, width = sheets[0].shape[2:4]
-    scale = max(1, -(-LEAST_SIDE // min(height, width)))
-    cell = (height * scale + _GAP, width * scale + _GAP)
     columns = len(VALUES) + 1
+    count = sum(map(len, sheets))
+    sheets = [np.stack([reduced_to_fit(row, count, columns) for row in each]) for each in sheets]
+    height, width = sheets[0].shape[2:4]
+    scale = usual_scale(height, width)
+    cell = (height * scale + _GAP, width * scale + _GAP)
     size = (
         _LABEL + columns * cell[1] + 3 * _GAP,
         _LINE + sum(_LINE + len(each) * cell[0] for each in shown) + _GAP,

@@ -57,6 +57,17 @@ def figures(card: Card) -> list[float]:
     return [*card.figures().values(), *floors]
 
 
+def test_it_is_told_how_far_distances_are_from_floor_to_scores(sets, cache, monkeypatch):
+    monkeypatch.setattr(reals, "_REFERENCES", {})
+    data, held_out = sets
+    told: list[str] = []
+    model = served(GAN, data.spec)
+    evaluate_card(model, GAN, data, held_out, SMALL, seed=3, cache=cache, on_progress=told.append)
+    # The reference's own distances, the floor's and those between them; then the generated ones'.
+    assert told.count("floor in pixel-pca64 150/150") == 3
+    assert told.count("scores in pixel-pca64 150/150") == 2
+
+
 @pytest.mark.parametrize("config", [GAN, VAE], ids=lambda c: c.family)
 @pytest.mark.parametrize("size", [2, 5])
 def test_many_ranks_measure_what_one_measures(config, size, sets, tmp_path):

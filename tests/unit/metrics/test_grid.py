@@ -58,6 +58,24 @@ def test_a_grid_beyond_all_reason_is_refused_before_it_is_made():
         grid_png(np.zeros((2000, 64, 64, 1), np.uint8), scale=8)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_too_large_for_a_grid_are_shown_reduced_all_alike(monkeypatch, channels):
+    monkeypatch.setattr("distgen.metrics.grid.MAX_PIXELS", 150_000)
+    levels = np.arange(10, 70, 10, dtype=np.uint8)
+    images = np.broadcast_to(levels[:, None, None, None], (6, 251, 130, channels))
+    shown = pixels(grid_png(images, columns=3)).reshape(2 + 2 * 128, 2 + 3 * 67, channels)
+    for number, level in enumerate(levels):
+        row, column = divmod(number, 3)
+        top, left = 2 + row * 128, 2 + column * 67
+        assert (shown[top : top + 126, left : left + 65] == level).all()
+
+
+def test_pictures_are_not_reduced_until_nothing_is_seen(monkeypatch):
+    monkeypatch.setattr("distgen.metrics.grid.MAX_PIXELS", 150_000)
+    with pytest.raises(ValueError, match="too large"):
+        grid_png(np.zeros((4000, 100, 100, 1), np.uint8))
+
+
 def test_bytes_survive_the_way_through_a_network():
     levels = torch.arange(256).float() / 127.5 - 1
     np.testing.assert_array_equal(to_uint8_nhwc(levels.view(1, 1, 16, 16)).ravel(), np.arange(256))

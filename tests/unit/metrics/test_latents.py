@@ -156,6 +156,13 @@ def test_the_sheet_shows_every_row_and_where_it_changes(model):
     assert image.shape[1] > (len(VALUES) + 1) * cell
 
 
+def test_a_sheet_of_large_pictures_shows_them_reduced(model, monkeypatch):
+    monkeypatch.setattr("distgen.metrics.grid.LEAST_SIDE", 4)
+    monkeypatch.setattr("distgen.metrics.grid.MAX_PIXELS", 2_000)
+    sheet = traversal_sheet(model, [group_of(0.4, 0.0, 1.2)], device=DEVICE)
+    assert Image.open(io.BytesIO(sheet)).height == 2 * 16 + 2 * (4 + 2) + 2
+
+
 def test_a_card_from_before_there_were_latents_still_loads():
     text = """{"version": 1, "family": "vae", "images_seen": 7,
       "data": {"name": "digits", "fingerprint": "ab"}, "samples": 4, "floor_split": "test",
