@@ -89,10 +89,10 @@ class Monitor:
         """Whether the phase that trains these networks has to wait for others that stand still.
 
         Networks that are trained against one another must not part: one that goes on alone learns
-        to beat an opponent that does not answer.
+        to beat an opponent that does not answer. With health switched off nobody would see that
+        one move again.
         """
-        still = self._still if self.config.enabled else ()  # nobody would see it move again
-        return bool(still) and self._still.isdisjoint(names)
+        return self.config.enabled and bool(self._still) and self._still.isdisjoint(names)
 
     @contextmanager
     def striding(
