@@ -16,17 +16,25 @@ def as_batch_work(wanted: bool = True) -> Iterator[None]:
     step: each time that one of them is interrupted, all of them wait. What is wanted at once, such
     as an answer to a request, may come 4 ms later.
 
-    This is Linux's policy SCHED_BATCH, which needs no rights; other systems have nothing like it.
+    This is Linux's policy SCHED_BATCH, which needs no rights. Where there is nothing like it, or
+    whoever started this process has decided otherwise, all stays as it is.
     """
-    if not wanted or not hasattr(os, "SCHED_BATCH"):
-        yield
-        return
-    before, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
-    if before != os.SCHED_OTHER:  # whoever started this process has decided otherwise
-        yield
-        return
-    os.sched_setscheduler(0, os.SCHED_BATCH, parameters)
+    changed = wanted and _replace("SCHED_OTHER", "SCHED_BATCH")
     try:
         yield
     finally:
-        os.sched_setscheduler(0, before, parameters)
+        if changed:
+            _replace("SCHED_BATCH", "SCHED_OTHER")
+
+
+def _replace(before: str, after: str) -> bool:
+    """Give this thread another policy, if it has the one `before`; whether that is done."""
+    if not hasattr(os, after):
+        return False
+    try:
+        if os.sched_getscheduler(0) == getattr(os, before):
+            os.sched_setscheduler(0, getattr(os, after), os.sched_getparam(0))
+            return True
+    except OSError:  # a sandbox that knows of no policies
+        pass
+    return False

@@ -65,6 +65,16 @@ def test_a_system_without_such_a_policy_goes_on(monkeypatch):
         assert policy() == os.SCHED_OTHER
 
 
+def test_a_sandbox_that_refuses_goes_on(monkeypatch):
+    def refuse(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "sched_setscheduler", refuse)
+        with as_batch_work():
+            assert policy() == os.SCHED_OTHER
+
+
 @pytest.mark.parametrize("batch_work", [True, False])
 def test_a_private_cluster_starts_as_it_is_asked(monkeypatch, batch_work):
     met: list[int] = []
