@@ -195,7 +195,7 @@ class Monitor:
         """Become what `state_dict` said; sums are rank 0's, and settings those of this start."""
         main, size = self._collective.world.is_main, self._collective.world.size
         # Every rank adds to a step's sums: more of them would have had more in as many steps.
-        share = size / state.get("ranks", size) if main else 0.0
+        share = size / state.get("ranks", size)
         self.history.load_state_dict(state["history"])
         if state["settings"]["rollbacks"] != self.settings.rollbacks:
             self.history.begin_anew()
