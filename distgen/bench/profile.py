@@ -26,10 +26,10 @@ from distgen.core.world import World
 from distgen.training.job import TrainJob
 from distgen.training.process import suited
 from distgen.training.run import open_pictures, prepare
+from distgen.training.shared_memory import EXCHANGE
 from distgen.training.trainer import Trainer
 
 OTHER = "everything else"
-EXCHANGE = "wait for gradients of other ranks"
 WARMUP_STEPS = 5
 
 
@@ -187,7 +187,9 @@ def _profile(
             measured[0].tail(EXCHANGE)
         return allreduce_hook(None, bucket)  # type: ignore[arg-type]
 
-    for replica in trainer.replicas.values():
+    for name, replica in trainer.replicas.items():
+        if name in trainer.collective.in_shared_memory:
+            continue  # which tells of it itself
         if isinstance(replica, DistributedDataParallel):
             # torch reads the annotations of hooks, and wants them to be types.
             replica.register_comm_hook(None, lambda _, bucket: exchange(bucket))

@@ -14,6 +14,10 @@ class Recorder(Protocol):
         """What is done inside counts for `name`, and no longer for the span around it."""
         ...
 
+    def tail(self, name: str) -> None:
+        """From the last call of this in a span until its end, the time counts for `name`."""
+        ...
+
 
 _NOBODY = nullcontext()
 _recorder: Recorder | None = None
@@ -22,6 +26,12 @@ _recorder: Recorder | None = None
 def span(name: str) -> AbstractContextManager[None]:
     """Name the work inside for whoever measures this process."""
     return _NOBODY if _recorder is None else _recorder.span(name)
+
+
+def tail(name: str) -> None:
+    """Name the rest of the span that is open, from the last call of this in it."""
+    if _recorder is not None:
+        _recorder.tail(name)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distgen.core.world import World
+from distgen.training.shared_memory import shared_means
 
 T = TypeVar("T")
 RowGather = Callable[[np.ndarray], np.ndarray]
@@ -42,6 +43,8 @@ class Collective:
 
     def __init__(self, world: World, timeout: timedelta = timedelta(minutes=30)) -> None:
         self.world = world
+        self.in_shared_memory: set[str] = set()
+        """Networks whose gradients are averaged there, and not by their DistributedDataParallel."""
         self._host_group = None
         if world.size > 1:
             self._host_group = dist.new_group(backend="gloo", timeout=timeout)
@@ -51,10 +54,17 @@ class Collective:
         if self.world.size == 1:
             return dict(networks)
         warnings.filterwarnings("ignore", message=STRIDE_WARNING)
-        return {
-            name: DistributedDataParallel(network, gradient_as_bucket_view=True, **CONSTANT_BUFFERS)
-            for name, network in networks.items()
-        }
+        replicas: dict[str, nn.Module] = {}
+        for name, network in networks.items():
+            replica = DistributedDataParallel(
+                network, gradient_as_bucket_view=True, **CONSTANT_BUFFERS
+            )
+            means = shared_means(self.world, network, self.gather_list)
+            if means is not None:
+                replica.register_comm_hook(means, _average)
+                self.in_shared_memory.add(name)
+            replicas[name] = replica
+        return replicas
 
     @contextmanager
     def apart(self, replicas: Iterable[nn.Module], *, unsynchronised: bool) -> Iterator[None]:
@@ -107,3 +117,8 @@ class Collective:
         """Wait until every rank is here."""
         if self.world.size > 1:
             dist.barrier(group=self._host_group)
+
+
+def _average(means, bucket):  # type: ignore[no-untyped-def]
+    """`means` as torch calls hooks: it reads their annotations, and wants those to be types."""
+    return means(bucket)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from distgen.bench.profile import EXCHANGE
 from distgen.bench.scale.devices import Device
 from distgen.core.errors import UsageError
+from distgen.training.shared_memory import EXCHANGE
 
 NOISE = "random numbers"
 """The span in which they are drawn."""
