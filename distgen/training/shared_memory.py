@@ -1,9 +1,9 @@
 """Means of gradients over ranks of one machine, through memory that they share.
 
 gloo sends what ranks of one machine sum through sockets: every number is copied into the kernel and
-out of it several times, by cores that have a step to compute. Here each rank lays its gradients
-where the others can read them, and every rank adds all of them up in the order of ranks: to the
-same bits on each of them and each time, whoever comes last. gloo only says when all have come.
+out of it several times, by cores that have a step to compute. Here each rank lays its share of
+the mean where the others can read it, and every rank adds the shares up in the order of ranks: to
+the same bits on each of them and each time, whoever comes last. gloo only says when all have come.
 """
 
 from __future__ import annotations
@@ -55,27 +55,27 @@ class SharedMeans:
         self._open: list[tuple[Tensor, list[Tensor], Future[Tensor]]] = []
 
     def __call__(self, bucket: Any) -> Future[Tensor]:
-        """Lay a bucket down; with the last one of a pass, wait for all ranks and average all."""
+        """Lay a bucket's share down; with a pass's last one, wait for all ranks and add all up."""
         tail(EXCHANGE)
         gradients = bucket.buffer()
         begin = self._turn * (self._memories[0].numel() // _TURNS) + self._filled
         end = begin + gradients.numel() * gradients.element_size()
         laid = [memory[begin:end].view(gradients.dtype) for memory in self._memories]
-        laid[self._world.rank].copy_(gradients)
+        torch.div(gradients, self._world.size, out=laid[self._world.rank])
         self._filled += _room(gradients)
-        averaged: Future[Tensor] = Future()
-        self._open.append((gradients, laid, averaged))
+        mean: Future[Tensor] = Future()
+        self._open.append((gradients, laid, mean))
         if bucket.is_last():
             dist.barrier()
-            self._average()
-        return averaged
+            self._add_up()
+        return mean
 
-    def _average(self) -> None:
-        for gradients, laid, averaged in self._open:
+    def _add_up(self) -> None:
+        for gradients, laid, mean in self._open:
             torch.add(laid[0], laid[1], out=gradients)
             for more in laid[2:]:
                 gradients.add_(more)
-            averaged.set_result(gradients.div_(self._world.size))
+            mean.set_result(gradients)
         self._turn, self._filled, self._open = (self._turn + 1) % _TURNS, 0, []
 
 
