@@ -15,6 +15,7 @@ from distgen.core.storage import Location, locate
 from distgen.data.building.convert import FORMATS, SUFFIXES, Header, Target
 from distgen.data.building.frames import SUFFIXES as VIDEO_SUFFIXES
 from distgen.data.building.sources import BUILTIN, Item, Source, chosen, split_of
+from distgen.data.building.sources.folder import UNPLACED
 from distgen.data.building.sources.shards import ShardSetSource
 from distgen.data.building.work import Progress, Rejected, Work
 
@@ -154,9 +155,12 @@ def nothing_readable(rejected: Sequence[Rejected], frames: int | None) -> DataEr
     kind, known, suffixes = "picture", pictures, SUFFIXES
     if frames is not None:
         kind, known, suffixes = "video", "videos are files that end in ", VIDEO_SUFFIXES
+    remedy = f"{known}{', '.join(sorted(suffixes))}"
+    if reason == UNPLACED:
+        remedy = f"class folders for the {kind}s of every split, or for none"
     return DataError(
         f"None of {len(rejected)} files could be read as a {kind}.",
         where=rejected[0].path,
         cause=f"{reason} ({count} times)",
-        remedy=f"{known}{', '.join(sorted(suffixes))}",
+        remedy=remedy,
     )

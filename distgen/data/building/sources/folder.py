@@ -12,6 +12,9 @@ from distgen.data.building.sources.files import walk
 from distgen.data.building.sources.item import Item, key_of, sort_items
 from distgen.data.index import SPLITS
 
+UNPLACED = "it lies outside the class folders"
+"""Why a picture is refused where others lie in folders of their classes."""
+
 
 class FolderSource:
     """A folder: a class is a first-level subfolder, however deep below it its pictures lie.
@@ -74,7 +77,7 @@ class FolderSource:
             also = "; --frames makes clips of videos" if suffix in frames.SUFFIXES else ""
             return f"a name that ends in {file.suffix!r} is not that of a picture{also}"
         if self.classes and label < 0:
-            return "it lies outside the class folders"
+            return UNPLACED
         return ""
 
 

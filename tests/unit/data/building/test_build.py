@@ -253,6 +253,16 @@ def test_impossible_options_are_named(
     assert not (tmp_path / "set").exists()
 
 
+def test_a_split_without_class_folders_beside_one_with_them_is_an_error(
+    animals: Path, tmp_path: Path
+) -> None:
+    jpeg(tmp_path / "src" / "test" / "top.jpg")
+    animals.rename(tmp_path / "src" / "train")
+    with pytest.raises(DataError, match="None of 1 files") as error:
+        build(str(tmp_path / "src"), tmp_path / "set")
+    assert error.value.remedy == "class folders for the pictures of every split, or for none"
+
+
 def test_splits_of_the_source_cannot_be_overruled(tmp_path: Path) -> None:
     for split in ("train", "test"):
         jpeg(tmp_path / "src" / split / "cat" / "a.jpg")
