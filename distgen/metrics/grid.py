@@ -131,6 +131,15 @@ def png_of(pixels_hwc: np.ndarray) -> bytes:
     return out.getvalue()
 
 
+def preview_of(png: bytes, longest: int) -> bytes:
+    """A PNG as WebP whose longer side is at most `longest` pixels: for pages that load at once."""
+    with Image.open(io.BytesIO(png)) as image:
+        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+        written = io.BytesIO()
+        image.save(written, "webp", quality=90)
+    return written.getvalue()
+
+
 def image_of(pixels_hwc: np.ndarray) -> Image.Image:
     """uint8 pixels `[H, W, 1 or 3]` as Pillow has them."""
     pixels = pixels_hwc[:, :, 0] if pixels_hwc.shape[2] == 1 else pixels_hwc

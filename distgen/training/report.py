@@ -11,6 +11,7 @@ from typing import Any
 from distgen.core.config import dump_yaml
 from distgen.core.storage import Location
 from distgen.metrics.card import Card
+from distgen.metrics.grid import preview_of
 from distgen.metrics.latents import LatentScores
 from distgen.training.job import TrainJob
 from distgen.training.plot import line_chart
@@ -36,7 +37,11 @@ pre { background: color-mix(in srgb, var(--rule) 35%, transparent); padding: .8r
   overflow-x: auto; font-size: 13px; }
 svg { max-width: 100%; height: auto; }
 """
-_MAX_PICTURE_BYTES = 8 << 20
+_MAX_PICTURE_BYTES = 2 << 20
+"""Larger sheets are shown reduced, so that a page of them loads at once and fits into an e-mail."""
+_MAX_CLIP_BYTES = 8 << 20
+_PREVIEW_PIXELS = {False: 1056, True: 2048}
+"""Their longer side, by whether the figure is a wide one: twice what the page has for it."""
 
 
 def write_report(run: RunFolder, job: TrainJob) -> None:
@@ -119,14 +124,17 @@ def _clips(places: Mapping[str, Location]) -> str:
 
 
 def _figure(caption: str, place: Location, *, wide: bool = False) -> str:
-    """A picture in the page itself; one that is too large for that is named."""
-    kind = place.name.rpartition(".")[2]
-    if place.size() > _MAX_PICTURE_BYTES:
+    """A picture in the page itself; a large sheet reduced, a clip too large for that by its name."""
+    kind, data = place.name.rpartition(".")[2], place.read_bytes()
+    if len(data) > _MAX_PICTURE_BYTES and kind == "png":
+        kind, data = "webp", preview_of(data, _PREVIEW_PIXELS[wide])
+        caption = f"{caption} (reduced; whole in samples/{place.name})"
+    if len(data) > _MAX_CLIP_BYTES:
         return f"<figure><figcaption>{caption}: samples/{place.name}</figcaption></figure>"
-    data = base64.b64encode(place.read_bytes()).decode()
+    encoded = base64.b64encode(data).decode()
     return (
         f"<figure{' class=wide' if wide else ''}><img alt='{caption}' "
-        f"src='data:image/{kind};base64,{data}'><figcaption>{caption}</figcaption></figure>"
+        f"src='data:image/{kind};base64,{encoded}'><figcaption>{caption}</figcaption></figure>"
     )
 
 
