@@ -124,7 +124,7 @@ def _clips(places: Mapping[str, Location]) -> str:
 
 
 def _figure(caption: str, place: Location, *, wide: bool = False) -> str:
-    """A picture in the page itself; a large sheet reduced, a clip too large for that by its name."""
+    """A picture in the page itself; a large sheet reduced, a clip too large for it by its name."""
     kind, data = place.name.rpartition(".")[2], place.read_bytes()
     if len(data) > _MAX_PICTURE_BYTES and kind == "png":
         kind, data = "webp", preview_of(data, _PREVIEW_PIXELS[wide])
