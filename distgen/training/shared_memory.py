@@ -33,7 +33,8 @@ MOST_BYTES = 2**28
 """Of a rank's gradients, which it holds twice more here."""
 EXCHANGE = "wait for gradients of other ranks"
 """The span's name in profiles."""
-_TURNS = 2
+TURNS = 2
+"""Passes until a rank writes again where it has written."""
 _ALIGNMENT = 64
 _NONCE_BYTES = 32
 
@@ -58,7 +59,7 @@ class SharedMeans:
         """Lay a bucket's share down; with a pass's last one, wait for all ranks and add all up."""
         tail(EXCHANGE)
         gradients = bucket.buffer()
-        begin = self._turn * (self._memories[0].numel() // _TURNS) + self._filled
+        begin = self._turn * (self._memories[0].numel() // TURNS) + self._filled
         end = begin + gradients.numel() * gradients.element_size()
         laid = [memory[begin:end].view(gradients.dtype) for memory in self._memories]
         torch.div(gradients, self._world.size, out=laid[self._world.rank])
@@ -76,7 +77,7 @@ class SharedMeans:
             for more in laid[2:]:
                 gradients.add_(more)
             mean.set_result(gradients)
-        self._turn, self._filled, self._open = (self._turn + 1) % _TURNS, 0, []
+        self._turn, self._filled, self._open = (self._turn + 1) % TURNS, 0, []
 
 
 def shared_means(world: World, network: nn.Module, gather: Gather) -> SharedMeans | None:
@@ -88,10 +89,15 @@ def shared_means(world: World, network: nn.Module, gather: Gather) -> SharedMean
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     size = sum(map(_room, weights))
     on_host = all(weight.device.type == "cpu" for weight in weights)
-    if not on_host or not 0 < size <= MOST_BYTES or not 1 < world.size <= MOST_RANKS:
+    if not on_host or not worth_sharing(size, world.size):
         return None
-    memories = shared_memories(_TURNS * size, gather)
+    memories = shared_memories(TURNS * size, gather)
     return SharedMeans(world, memories) if memories else None
+
+
+def worth_sharing(size: int, ranks: int) -> bool:
+    """Whether so many ranks of a host average `size` bytes of gradients in memory of it."""
+    return 0 < size <= MOST_BYTES and 1 < ranks <= MOST_RANKS
 
 
 def shared_memories(size: int, gather: Gather) -> list[Tensor] | None:

@@ -4,11 +4,12 @@
     .venv/bin/python tests/bench/plan_check.py --only gan --ranks 1 2 3 --json
 
 For each family, steps of one rank that waits for nobody are measured at two sizes, alone and as
-many side by side as there are cores; so is a sum over two processes. From these the model of
-`distgen plan` predicts a step of each number of ranks on a host with this machine's cores; what two
-ranks have lies between the sizes that were measured. Then the trainer's own ranks take
-that step for real, over gloo, without Ray. Rounds of both alternate, since a busy machine slows
-both, and the median of the rounds' ratios counts: exit code 1 where one is more than 25 % off.
+many side by side as there are cores; so are a sum over two processes and a mean in memory that
+they share. From these the model of `distgen plan` predicts a step of each number of ranks on a host
+with this machine's cores; what two ranks have lies between the sizes that were measured. Then the
+trainer's own ranks take that step for real, without Ray. Rounds of both alternate, since a busy
+machine slows both, and the median of the rounds' ratios counts: exit code 1 where one is more than
+25 % off.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from distgen.bench.profile import bench_profile
-from distgen.bench.scale.calibrate import calibrate, calibrate_link, cores_here
+from distgen.bench.scale.calibrate import (
+    calibrate,
+    calibrate_link,
+    calibrate_memory,
+    cores_here,
+)
 from distgen.bench.scale.compute import Compute
 from distgen.bench.scale.links import Cluster
 from distgen.bench.scale.predict import Assumptions, predict
@@ -70,13 +76,13 @@ def check(
     measured: dict[int, list[float]] = {count: [] for count in ranks}
     named: dict[int, str] = {}
     for _ in range(rounds):
-        link = calibrate_link()
+        link, memory = calibrate_link(), calibrate_memory()
         computes: dict[int, Compute] = {}
         for count in ranks:
             together = min(count, cores)
             if together not in computes:
                 computes[together] = calibrate(job, sizes, side_by_side=together, seconds=seconds)
-            cluster = Cluster(per_host=count, inside=link, between=link, cores=cores)
+            cluster = Cluster(count, inside=link, between=link, cores=cores, memory=memory)
             row = predict(work, computes[together], cluster, count, assumptions=Assumptions())
             predicted[count].append(1000 * row.step_s)
             named[count] = row.bottleneck

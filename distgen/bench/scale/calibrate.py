@@ -9,6 +9,7 @@ not.
 from __future__ import annotations
 
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,17 +18,20 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from distgen.bench.profile import CudaClock, HostClock, Spans
 from distgen.bench.ranks import on_ranks
 from distgen.bench.scale.compute import Compute, Point, from_points
-from distgen.bench.scale.links import Link
+from distgen.bench.scale.links import Link, Memory
 from distgen.core.spans import recording
 from distgen.core.world import World
 from distgen.training.all_reduce import NUMBERS, timed_sum
+from distgen.training.collective import Collective
 from distgen.training.job import TrainingConfig, TrainJob
 from distgen.training.process import suited
 from distgen.training.run import open_pictures, prepare
+from distgen.training.shared_memory import TURNS, SharedMeans, shared_means
 from distgen.training.trainer import Trainer
 
 WARMUP_STEPS = 4
@@ -111,6 +115,55 @@ def calibrate_link(ranks: int = 2) -> Link:
     moved = messages / ranks * (large - small)
     bytes_per_s = moved / max(large_s - small_s, 1e-9)
     return Link(small_s / messages, bytes_per_s)
+
+
+def calibrate_memory() -> Memory | None:
+    """What two processes of this machine take for means in memory that they share, at two sizes.
+
+    None, where processes of this machine share none.
+    """
+    found = on_ranks(2, _means)
+    if found is None:
+        return None
+    small_s, large_s = found
+    gone_through = (1 + 2) * 4 * (NUMBERS - _SMALL)
+    return Memory(small_s, gone_through / max(large_s - small_s, 1e-9))
+
+
+def _means(world: World) -> tuple[float, float] | None:
+    gather = Collective(world).gather_list
+    seconds = []
+    for numbers, rounds in ((_SMALL, _SMALL_ROUNDS), (NUMBERS, _LARGE_ROUNDS)):
+        values = torch.ones(numbers)
+        means = shared_means(world, nn.ParameterList([values]), gather)
+        if means is None:
+            return None
+        seconds.append(_timed_means(means, _Bucket(values), rounds))
+    return seconds[0], seconds[1]
+
+
+def _timed_means(means: SharedMeans, bucket: _Bucket, rounds: int) -> float:
+    """Seconds of the median mean, after as many as fill all memory once."""
+    times = []
+    for _ in range(rounds + TURNS):
+        dist.barrier()
+        begin = time.perf_counter()
+        means(bucket).wait()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[TURNS:])
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """What torch hands to a hook of a network whose gradients fill one bucket."""
+
+    gradients: torch.Tensor
+
+    def buffer(self) -> torch.Tensor:
+        return self.gradients
+
+    def is_last(self) -> bool:
+        return True
 
 
 def _sums(world: World) -> tuple[float, float]:  # noqa: ARG001 - all ranks do the same

@@ -8,6 +8,7 @@ workstations"); gloo and nccl both have it.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -28,6 +29,16 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What ranks of a host take that lay gradients where all of them read: `SharedMeans`."""
+
+    meeting_s: float
+    """Seconds until each of two ranks knows that both have come."""
+    bytes_per_s: float
+    """At which a rank goes through gradients: its own to lay them down, all to add them up."""
+
+
+@dataclass(frozen=True)
 class Cost:
     """Seconds of a sum, by what they are spent on."""
 
@@ -41,6 +52,10 @@ class Cost:
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.latency_s + other.latency_s, self.bandwidth_s + other.bandwidth_s)
+
+    def times(self, factor: float) -> Cost:
+        """So many times as long."""
+        return Cost(self.latency_s * factor, self.bandwidth_s * factor)
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,8 @@ class Cluster:
     """Between hosts: all of a host's network cards together, which its ranks share."""
     cores: int | None = None
     """CPU cores of a host, which its ranks share; None: enough."""
+    memory: Memory | None = None
+    """In which ranks of one host average gradients, where there are few; None: never."""
 
     def __post_init__(self) -> None:
         if self.per_host < 1:
@@ -81,6 +98,18 @@ def ring(size_bytes: float, ranks: int, link: Link) -> Cost:
     """A sum of `size_bytes` over a ring of ranks; nothing for one rank."""
     messages = 2 * (ranks - 1)
     return Cost(messages * link.latency_s, messages / ranks * size_bytes / link.bytes_per_s)
+
+
+def shared_mean(size_bytes: float, ranks: int, memory: Memory) -> Cost:
+    """A mean of `size_bytes` in the memory of one host; nothing for one rank.
+
+    Each rank goes once through its own and once through the share of every rank. That all have come
+    they tell one another in as many rounds as twos have to be multiplied to reach their number.
+    """
+    if ranks == 1:
+        return Cost()
+    rounds = math.ceil(math.log2(ranks))
+    return Cost(rounds * memory.meeting_s, (1 + ranks) * size_bytes / memory.bytes_per_s)
 
 
 def all_reduce(size_bytes: float, ranks: int, cluster: Cluster) -> Cost:

@@ -9,13 +9,15 @@ from typing import Any
 from distgen.bench.scale.calibrate import (
     calibrate,
     calibrate_link,
+    calibrate_memory,
     cores_here,
     room_here,
     uses_gpus,
 )
 from distgen.bench.scale.compute import Compute, from_flops, from_report, from_times
 from distgen.bench.scale.devices import Device, device_named
-from distgen.bench.scale.links import Cluster, Link
+from distgen.bench.scale.links import Cluster, Link, Memory
+from distgen.bench.scale.notes import notes_on
 from distgen.bench.scale.predict import Assumptions, Row, Work, predict, refuse_uneven, scaled
 from distgen.bench.scale.work import reads_too_much, refuse_workers, work_of
 from distgen.core.errors import UsageError
@@ -125,7 +127,8 @@ def make_plan(
         )
     compute = _compute(job, pictures, wishes, work, device, per_host, on_message)
     inside = _inside(wishes, device, per_host, most, on_message)
-    cluster = _cluster(job, wishes, inside, per_host, gpus=gpus)
+    memory = None if gpus else _memory(wishes, min(per_host, most), on_message)
+    cluster = _cluster(job, wishes, inside, memory, per_host, gpus=gpus)
 
     def row(work: Work, ranks: int, alone: int | None = None) -> Row:
         return predict(
@@ -148,7 +151,7 @@ def make_plan(
         rows=tuple(row(work, ranks) for ranks in wishes.workers),
         scaled_rows=tuple(row(each, ranks, share) for each, ranks in larger),
         rank_batch=share,
-        notes=_notes(work, compute, cluster, wishes, most),
+        notes=notes_on(work, compute, cluster, wishes.workers, wishes.assumptions),
         wishes=wishes,
     )
 
@@ -232,10 +235,29 @@ def _inside(
     return assumption
 
 
+def _memory(wishes: Wishes, together: int, on_message: Callable[[str], None]) -> Memory | None:
+    """In which so many workers of a host, which compute on CPUs, average gradients."""
+    assumed = wishes.assumptions
+    assumption = Memory(assumed.meeting_s, assumed.memory_bytes_per_s)
+    if wishes.is_told or assumption != _DEFAULT_MEMORY or together == 1:
+        return assumption
+    on_message("measuring means in memory that two processes share")
+    return calibrate_memory()
+
+
+_DEFAULT_MEMORY = Memory(Assumptions().meeting_s, Assumptions().memory_bytes_per_s)
 _DEFAULT_INSIDE = (Assumptions().inside_latency_s, Assumptions().inside_bytes_per_s)
 
 
-def _cluster(job: TrainJob, wishes: Wishes, inside: Link, per_host: int, *, gpus: bool) -> Cluster:
+def _cluster(
+    job: TrainJob,
+    wishes: Wishes,
+    inside: Link,
+    memory: Memory | None,
+    per_host: int,
+    *,
+    gpus: bool,
+) -> Cluster:
     assumed = wishes.assumptions
     between = Link(
         assumed.between_latency_s,
@@ -246,45 +268,4 @@ def _cluster(job: TrainJob, wishes: Wishes, inside: Link, per_host: int, *, gpus
         threads = max(1, int(job.scaling.cpus_per_worker))
         measured_here = not wishes.is_told
         cores = cores_here() if measured_here else per_host * threads
-    return Cluster(per_host=per_host, inside=inside, between=between, cores=cores)
-
-
-def _notes(
-    work: Work, compute: Compute, cluster: Cluster, wishes: Wishes, most: int
-) -> tuple[str, ...]:
-    """What the figures stand on, one sentence each."""
-    assumed = wishes.assumptions
-    notes = [
-        f"A worker's step: {1e3 * compute.step_s:,.2f} ms and {1e3 * compute.image_s:,.3f} ms for "
-        f"each of its images ({compute.source}).",
-    ]
-    if most > 1:
-        notes.append(
-            "Sums are rings; "
-            + (
-                "each bucket's sum goes on beside backward once its gradients are there, and what "
-                "is left at the end of backward is waited for."
-                if compute.overlaps
-                else "none goes on beside backward, for CPUs compute and send with the same cores."
-            )
-        )
-        if cluster.ranks_of_host(most) > 1:
-            notes.append(f"Inside a host: {_link_text(cluster.inside)}.")
-        if cluster.hosts(most) > 1:
-            notes.append(
-                f"Between hosts: {_link_text(cluster.between)}, which is "
-                f"{assumed.network_share:.0%} of the network's."
-            )
-        notes.append(
-            f"A worker's own time varies by {assumed.jitter:.0%}, and all wait for the slowest."
-        )
-    if cluster.cores is not None:
-        notes.append(f"A host has {cluster.cores} cores for its {cluster.per_host} workers.")
-    if work.cached:
-        notes.append("Hosts keep the pictures (data.cache): the store is read in the first epoch.")
-    notes.append("Quality cards, starts and faults take time beside that.")
-    return tuple(notes)
-
-
-def _link_text(link: Link) -> str:
-    return f"{1e6 * link.latency_s:,.0f} µs a message, {link.bytes_per_s / 1e9:,.2f} GB/s"
+    return Cluster(per_host=per_host, inside=inside, between=between, cores=cores, memory=memory)

@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from distgen.bench.scale.compute import Compute
-from distgen.bench.scale.links import Cluster, Cost, all_reduce
+from distgen.bench.scale.links import Cluster, Cost, Memory, all_reduce, shared_mean
 from distgen.core.errors import UsageError
+from distgen.training.shared_memory import worth_sharing
 from distgen.training.sizes import Sums
 
 IMAGES = "compute"
@@ -44,6 +45,10 @@ class Assumptions:
     """Seconds of a message inside a host, where it is not measured."""
     inside_bytes_per_s: float = 2e9
     """Between ranks of a host, where it is neither measured nor the device's: gloo on a CPU."""
+    meeting_s: float = 1e-4
+    """Until CPU ranks of one host know that all have come, where it is not measured."""
+    memory_bytes_per_s: float = 4e9
+    """At which CPU ranks of one host go through gradients, where it is not measured."""
     jitter: float = 0.02
     """Standard deviation of a rank's own time for a step, as a share of it."""
     mfu: float = 0.15
@@ -223,11 +228,18 @@ def refuse_uneven(work: Work, ranks: int) -> None:
     )
 
 
+def in_memory(phase: Sums, cluster: Cluster, ranks: int) -> Memory | None:
+    """The memory in which so many ranks average a phase's gradients; None where they send them."""
+    here = cluster.hosts(ranks) == 1 and worth_sharing(phase.bytes, ranks)
+    return cluster.memory if here else None
+
+
 def exchange_cost(work: Work, compute: Compute, cluster: Cluster, ranks: int) -> tuple[Cost, Cost]:
     """What a step's sums over ranks cost, and what of it is waited for.
 
     Gradients are taken to come evenly over the backward of their phase, in bytes; what is waited
-    for is the time from the end of backward to the end of the last sum.
+    for is the time from the end of backward to the end of the last sum. In the memory of one host
+    ranks average when backward ends, and all of it is waited for.
     """
     if ranks == 1:
         return Cost(), Cost()
@@ -236,19 +248,23 @@ def exchange_cost(work: Work, compute: Compute, cluster: Cluster, ranks: int) ->
     own_s = compute.rank_s(images) * crowd
     exchange, exposed = Cost(), Cost()
     for phase in work.sums:
+        memory = in_memory(phase, cluster, ranks)
+        if memory is not None:
+            cost = shared_mean(phase.bytes, ranks, memory).times(crowd)
+            exchange, exposed = exchange + cost, exposed + cost
+            continue
         backward_s = compute.backward.get(phase.phase, 0.0) * own_s / work.accumulate
         ready_bytes, ended_s, cost = 0, 0.0, Cost()
         for size in phase.buckets:
             ready_bytes += size
             begin_s = ready_bytes / phase.bytes * backward_s if compute.overlaps else backward_s
-            each = all_reduce(size, ranks, cluster)
             # Where ranks share a core, none sends while another computes.
-            each = Cost(each.latency_s * crowd, each.bandwidth_s * crowd)
+            each = all_reduce(size, ranks, cluster).times(crowd)
             ended_s = max(ended_s, begin_s) + each.total_s
             cost += each
         exchange += cost
         share = (ended_s - backward_s) / cost.total_s if cost.total_s else 0.0
-        exposed += Cost(cost.latency_s * share, cost.bandwidth_s * share)
+        exposed += cost.times(share)
     return exchange, exposed
 
 
@@ -267,10 +283,17 @@ def _own(work: Work, compute: Compute, cluster: Cluster, ranks: int) -> dict[str
 
 
 def _crowd(compute: Compute, cluster: Cluster, ranks: int, images: int) -> float:
-    """How much longer ranks of a host compute because they have too few cores, at least 1."""
+    """How much longer ranks of a host compute because they have too few cores, at least 1.
+
+    For as short a time as a step a thread stays where it is: with three of them on two cores, two
+    take turns on one, and the third waits for both. The fullest core says how long it takes.
+    """
     if cluster.cores is None:
         return 1.0
-    wanted_s = cluster.ranks_of_host(ranks) * compute.cpu_s(images) / cluster.cores
+    together, cpu_s = cluster.ranks_of_host(ranks), compute.cpu_s(images)
+    threads = max(1, round(cpu_s / compute.rank_s(images)))
+    on_fullest = math.ceil(together * threads / cluster.cores)
+    wanted_s = max(on_fullest / threads, together / cluster.cores) * cpu_s
     return max(1.0, wanted_s / compute.rank_s(images))
 
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from distgen.bench.scale.calibrate import calibrate, calibrate_link, cores_here, room_here
+from distgen.bench.scale.calibrate import (
+    calibrate,
+    calibrate_link,
+    calibrate_memory,
+    cores_here,
+    room_here,
+)
 from distgen.core.config import parse
 from distgen.training.job import TrainJob
 
@@ -41,3 +49,11 @@ def test_a_link_has_a_latency_and_a_bandwidth():
     link = calibrate_link()
     assert 1e-6 < link.latency_s < 1
     assert 1e5 < link.bytes_per_s < 1e12
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="ranks share memory on Linux only")
+def test_memory_has_a_meeting_and_a_bandwidth():
+    memory = calibrate_memory()
+    assert memory is not None
+    assert 1e-6 < memory.meeting_s < 1
+    assert 1e7 < memory.bytes_per_s < 1e13

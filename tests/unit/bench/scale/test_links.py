@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distgen.bench.scale.links import Cluster, Cost, Link, all_reduce, parse_rate, ring
+from distgen.bench.scale.links import (
+    Cluster,
+    Cost,
+    Link,
+    Memory,
+    all_reduce,
+    parse_rate,
+    ring,
+    shared_mean,
+)
 from distgen.core.errors import UsageError
 
 SLOW = Link(latency_s=1e-4, bytes_per_s=1e9)
@@ -41,6 +50,15 @@ def test_ranks_of_one_host_never_touch_the_network():
 def test_hosts_of_one_rank_never_touch_what_is_inside():
     slower = Cluster(1, Link(10.0, 1.0), SLOW)
     assert all_reduce(1e6, 8, slower) == ring(1e6, 8, SLOW)
+
+
+def test_a_mean_in_memory_is_laid_down_once_and_read_from_every_rank():
+    memory = Memory(meeting_s=1e-4, bytes_per_s=1e9)
+    # One pass over 10 MB of its own and four over those of all; four meet in two rounds.
+    assert shared_mean(10e6, 4, memory) == Cost(pytest.approx(2e-4), pytest.approx(0.050))
+    assert shared_mean(10e6, 3, memory).latency_s == pytest.approx(2e-4)
+    assert shared_mean(10e6, 2, memory).latency_s == pytest.approx(1e-4)
+    assert shared_mean(10e6, 1, memory) == Cost()
 
 
 @given(size=sizes, inside=links, between=links, per_host=st.integers(1, 16))

@@ -10,8 +10,9 @@ import yaml
 
 from distgen.bench.scale import plan as plan_module
 from distgen.bench.scale.compute import Compute
-from distgen.bench.scale.links import Link
+from distgen.bench.scale.links import Link, Memory
 from distgen.bench.scale.plan import Wishes, make_plan
+from distgen.bench.scale.predict import Assumptions
 from distgen.bench.scale.work import work_of
 from distgen.cli import main as cli
 from distgen.core.config import parse
@@ -73,6 +74,26 @@ def test_the_table_names_what_holds_each_number_up_and_what_is_assumed(
     assert "Between hosts: 30 µs a message" in out
     assert "--step-ms 74" in out
     assert "buffers are never sent" in out
+    assert "Sums are rings" in out
+    assert "memory" not in out
+
+
+def test_workers_of_one_host_average_in_its_memory(job_file, monkeypatch, capsys):
+    options = ("--workers", "1,2,4,16,64", "--network", "1Gb", "--gpus-per-host", "16")
+    assert run(monkeypatch, job_file, *options, "--step-ms", "74") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert (
+        "2 and 4 workers average gradients in their host's memory: 100 µs to meet, 4.00 GB/s" in out
+    )
+    assert "16 and 64 workers sum in rings; none goes on beside backward" in out
+    assert "Inside a host: 10 µs a message, 2.00 GB/s" in out
+    assert "Between hosts: 30 µs a message" in out
+
+
+def test_on_gpus_nothing_is_averaged_in_host_memory(job_file, monkeypatch, capsys):
+    options = ("--workers", "1,2", "--device", "h200")
+    assert run(monkeypatch, job_file, *options) == 0
+    assert "memory" not in capsys.readouterr().out
 
 
 def never(*_: object, **__: object) -> None:
@@ -102,6 +123,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_measured(
 ):
     monkeypatch.setattr(plan_module, "calibrate", never)
     monkeypatch.setattr(plan_module, "calibrate_link", never)
+    monkeypatch.setattr(plan_module, "calibrate_memory", never)
     assert run(monkeypatch, job_file, *arguments) == 2
     said = " ".join(capsys.readouterr().err.split())
     for word in words:
@@ -135,16 +157,28 @@ def test_where_nothing_is_known_the_ends_of_the_line_and_the_link_are_measured(
         return Link(1e-3, 1e9)
 
     monkeypatch.setattr(plan_module, "calibrate", calibrate)
+
+    def memory() -> Memory:
+        asked.append("memory")
+        return Memory(1e-4, 1e10)
+
     monkeypatch.setattr(plan_module, "calibrate_link", link)
+    monkeypatch.setattr(plan_module, "calibrate_memory", memory)
     monkeypatch.setattr(plan_module, "room_here", lambda _: 2)
     monkeypatch.setattr(plan_module, "cores_here", lambda: 2)
     planned = make_plan(job, open_pictures(job), Wishes((1, 4), 1e9))
-    assert asked == [([16, 64], 2), "link"]
+    assert asked == [([16, 64], 2), "link", "memory"]
     assert planned.cluster.inside == Link(1e-3, 1e9)
+    assert planned.cluster.memory == Memory(1e-4, 1e10)
     assert planned.cluster.cores == planned.cluster.per_host == 2
     asked.clear()
     make_plan(job, open_pictures(job), Wishes((2,), 1e9))
+    assert asked == [([16, 32], 2), "link", "memory"]
+    asked.clear()
+    told = Assumptions(meeting_s=1e-5, memory_bytes_per_s=1e9)
+    planned = make_plan(job, open_pictures(job), Wishes((2,), 1e9, assumptions=told))
     assert asked == [([16, 32], 2), "link"]
+    assert planned.cluster.memory == Memory(1e-5, 1e9)
 
 
 def test_bytes_of_an_image_are_those_of_the_shards(job_file):

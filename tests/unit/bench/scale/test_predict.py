@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distgen.bench.scale.compute import Compute
-from distgen.bench.scale.links import Cluster, Link
+from distgen.bench.scale.links import Cluster, Link, Memory, all_reduce
 from distgen.bench.scale.predict import (
     CHECKPOINTS,
     CORES,
@@ -78,6 +78,40 @@ def test_parts_of_a_divided_step_overlap_with_the_last_backward_only():
     assert row.exposed_s == pytest.approx(0.100 - 0.25 * 0.6 * 0.042)
 
 
+IN_MEMORY = Cluster(per_host=16, inside=LINK, between=LINK, memory=Memory(1e-3, 1e9))
+
+
+@pytest.mark.parametrize(("ranks", "taken"), [(2, 0.001 + 0.030), (4, 0.002 + 0.050)])
+def test_what_is_averaged_in_memory_begins_when_backward_ends(ranks, taken):
+    two = work(sums=(Sums("model", (5_000_000, 5_000_000)),))
+    row = predict(two, COMPUTE, IN_MEMORY, ranks, assumptions=STILL)
+    assert row.exposed_s == pytest.approx(taken)
+    assert row.exchange_s == pytest.approx(taken)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "cluster", "size"),
+    [
+        (16, IN_MEMORY, 10**7),
+        (2, IN_MEMORY, 2**28 + 1),
+        (4, replace(IN_MEMORY, per_host=2), 10**7),
+        (2, replace(IN_MEMORY, memory=None), 10**7),
+    ],
+    ids=["many ranks", "large networks", "several hosts", "no memory to share"],
+)
+def test_others_sum_in_rings(ranks, cluster, size):
+    sums = work(sums=(Sums("model", (size,)),))
+    row = predict(sums, COMPUTE, cluster, ranks, assumptions=STILL)
+    assert row.exposed_s == pytest.approx(all_reduce(size, ranks, cluster).total_s)
+
+
+def test_ranks_that_share_a_core_copy_in_turns():
+    busy = replace(COMPUTE, cpu_step_s=0.010, cpu_image_s=0.001, overlaps=False)
+    crowded = replace(IN_MEMORY, cores=2)
+    row = predict(work(), busy, crowded, 4, assumptions=STILL)
+    assert row.exchange_s == pytest.approx(2 * (0.002 + 0.050))
+
+
 def test_ranks_that_share_a_core_take_turns():
     busy = replace(COMPUTE, cpu_step_s=0.010, cpu_image_s=0.001, overlaps=False)
     crowded = Cluster(per_host=4, inside=LINK, between=LINK, cores=2)
@@ -86,6 +120,24 @@ def test_ranks_that_share_a_core_take_turns():
     assert row.parts[CORES] == pytest.approx(0.026)
     enough = predict(work(sums=()), busy, replace(crowded, cores=4), 4, assumptions=STILL)
     assert enough.parts[CORES] == 0
+
+
+@pytest.mark.parametrize(
+    ("cpu", "cores", "turns"),
+    [
+        (1.0, 4, 1.0),
+        (1.0, 3, 2.0),
+        (1.1, 4, 1.1),  # a second thread that does little, as decoding is
+        (0.4, 3, 1.0),  # ranks that mostly wait
+        (2.0, 8, 1.0),
+        (2.0, 6, 2.0),  # eight threads: two cores have two
+    ],
+)
+def test_four_ranks_take_as_long_as_the_fullest_core(cpu, cores, turns):
+    busy = Compute(0.010, 0.001, cpu_step_s=cpu * 0.010, cpu_image_s=cpu * 0.001, overlaps=False)
+    host = Cluster(per_host=4, inside=LINK, between=LINK, cores=cores)
+    row = predict(work(sums=()), busy, host, 4, assumptions=STILL)
+    assert row.step_s == pytest.approx(turns * 0.026)
 
 
 def test_every_rank_draws_the_random_numbers_of_the_whole_batch():
@@ -156,8 +208,14 @@ computes = st.builds(
     overlaps=st.booleans(),
 )
 link = st.builds(Link, st.floats(1e-7, 1e-2), st.floats(1e6, 1e12))
+memory = st.builds(Memory, st.floats(1e-6, 1e-2), st.floats(1e8, 1e11))
 clusters = st.builds(
-    Cluster, st.integers(1, 16), link, link, st.one_of(st.none(), st.integers(1, 64))
+    Cluster,
+    st.integers(1, 16),
+    link,
+    link,
+    st.one_of(st.none(), st.integers(1, 64)),
+    st.one_of(st.none(), memory),
 )
 buckets = st.lists(st.integers(1, 10**9), min_size=1, max_size=8).map(tuple)
 
