@@ -1,4 +1,4 @@
-"""The `data` section of a job file."""
+"""The `data` section of a job file, and what it opens."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from pydantic import (
 
 from distgen.core.config import Config
 from distgen.core.secrets import Place
+from distgen.data.index import open_shard_set
 from distgen.data.keeping.cache import CACHE_BUDGET_MIB, Cache
 from distgen.data.keeping.disk import DISK_GIB
 from distgen.data.streaming.bad import BAD_BUDGET, OnError, Tolerance
+from distgen.data.streaming.mixed import Pictures, mix, require_same
 from distgen.data.view import FilterConfig
 
 
@@ -136,3 +138,19 @@ class DataConfig(Config):
             if isinstance(first, dict) and "shards" in first:
                 return {**raw, "shards": first["shards"]}
         return raw
+
+
+def open_data(config: DataConfig, split: str = "train") -> Pictures:
+    """What the `data` section of a job file trains on.
+
+    Raises:
+        UsageError: A set is missing, or the sets, the filter and the balance do not fit together.
+        DataError: A manifest or an index is damaged.
+    """
+    if not config.mix and config.filter.takes_all and config.balance == "none":
+        return open_shard_set(config.shards, split)
+    entries = [(entry.shards, entry.weight) for entry in config.mix] or [(config.shards, 1.0)]
+    weighted = [(open_shard_set(url, split), weight) for url, weight in entries]
+    if config.mix:
+        require_same(open_shard_set(config.shards, split), weighted[0][0])
+    return mix(weighted, wanted=config.filter, balance_classes=config.balance == "classes")

@@ -22,8 +22,9 @@ from distgen.core.errors import UsageError
 from distgen.core.storage import Location
 from distgen.core.stores import outlast_full_disk
 from distgen.data import has_split, open_shard_set
+from distgen.data.config import open_data
 from distgen.data.streaming.bad import BadSample
-from distgen.data.streaming.mixed import Pictures, open_data
+from distgen.data.streaming.mixed import Pictures
 from distgen.metrics.reals import any_labelled, choose_yardstick
 from distgen.metrics.request import refuse_unfit
 from distgen.models import sketch_networks

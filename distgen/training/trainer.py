@@ -17,7 +17,7 @@ from distgen.core.seeding import derive
 from distgen.core.spans import span
 from distgen.core.world import World
 from distgen.data import Batch, Stream, open_shard_set
-from distgen.data.streaming.mixed import open_data
+from distgen.data.config import open_data
 from distgen.metrics.card import Card
 from distgen.models import FAMILIES, build_networks
 from distgen.objectives import build_objective

@@ -1,4 +1,4 @@
-"""Several shard sets that are read as one: opened from a job file, ordered, and read."""
+"""Several shard sets that are read as one: ordered, and read."""
 
 from __future__ import annotations
 
@@ -7,22 +7,19 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from distgen.core.errors import UsageError
 from distgen.core.spec import ImageSpec
 from distgen.core.storage import sha256_of
-from distgen.data.index import ShardSet, open_shard_set
+from distgen.data.index import ShardSet
 from distgen.data.keeping.disk import DiskCache
 from distgen.data.streaming.mix import ChosenOrder, MixOrder, SampleOrder
 from distgen.data.streaming.order import EpochEnd, Order
 from distgen.data.streaming.read import SampleReader
 from distgen.data.view import FilterConfig, View, by_class, choose
-
-if TYPE_CHECKING:
-    from distgen.data.config import DataConfig
 
 _ALL = FilterConfig()
 
@@ -87,22 +84,6 @@ class Reader(Protocol):
     def close(self) -> None: ...  # noqa: D102
 
 
-def open_data(config: DataConfig, split: str = "train") -> Pictures:
-    """What the `data` section of a job file trains on.
-
-    Raises:
-        UsageError: A set is missing, or the sets, the filter and the balance do not fit together.
-        DataError: A manifest or an index is damaged.
-    """
-    if not config.mix and config.filter.takes_all and config.balance == "none":
-        return open_shard_set(config.shards, split)
-    entries = [(entry.shards, entry.weight) for entry in config.mix] or [(config.shards, 1.0)]
-    weighted = [(open_shard_set(url, split), weight) for url, weight in entries]
-    if config.mix:
-        _require_same(open_shard_set(config.shards, split), weighted[0][0])
-    return mix(weighted, wanted=config.filter, balance_classes=config.balance == "classes")
-
-
 def mix(
     weighted: Sequence[tuple[ShardSet, float]],
     *,
@@ -125,7 +106,7 @@ def mix(
         raise UsageError("A mix needs at least one shard set.")
     sets = tuple(shard_set for shard_set, _ in weighted)
     for other in sets[1:]:
-        _require_same(sets[0], other)
+        require_same(sets[0], other)
     parts = []
     for number, (shard_set, weight) in enumerate(weighted):
         view = choose(shard_set, wanted)
@@ -236,7 +217,13 @@ class MixedReader:
             yield self._readers[number], places, indices[places] - self._starts[number]
 
 
-def _require_same(first: ShardSet, other: ShardSet) -> None:
+def require_same(first: ShardSet, other: ShardSet) -> None:
+    """Refuse sets whose pictures cannot be in one batch.
+
+    Raises:
+        UsageError: Says in what they differ.
+    """
+
     def words(spec: ImageSpec) -> Iterator[tuple[str, str]]:
         yield "size", f"{spec.width}x{spec.height}"
         yield "mode", spec.mode

@@ -14,9 +14,8 @@ from distgen.core.errors import DataError, PreemptedError, TrainingError
 from distgen.core.storage import locate
 from distgen.data import open_shard_set
 from distgen.data.building import build
-from distgen.data.config import AugmentConfig, MixEntry
+from distgen.data.config import AugmentConfig, MixEntry, open_data
 from distgen.data.streaming.augment import augment
-from distgen.data.streaming.mixed import open_data
 from distgen.data.view import FilterConfig
 from distgen.metrics.memorisation import MemorisationConfig
 from distgen.registry.bundle import load_bundle

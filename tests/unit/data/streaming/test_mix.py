@@ -17,8 +17,9 @@ from distgen.core.config import parse
 from distgen.core.errors import UsageError
 from distgen.core.world import World
 from distgen.data import DataConfig, Stream
+from distgen.data.config import open_data
 from distgen.data.streaming.mix import MAX_WEIGHTS, ChosenOrder, MixOrder, block_counts, schedule
-from distgen.data.streaming.mixed import MixedSet, mix, open_data, open_order
+from distgen.data.streaming.mixed import MixedSet, mix, open_order
 from distgen.data.streaming.order import Order
 from distgen.data.view import FilterConfig, by_class, choose
 from tests.unit.data.conftest import Made
