@@ -37,6 +37,7 @@ TURNS = 2
 """Passes until a rank writes again where it has written."""
 _ALIGNMENT = 64
 _NONCE_BYTES = 32
+_NAME = "distgen-gradients"
 
 
 class SharedMeans:
@@ -132,7 +133,7 @@ def _room(values: Tensor) -> int:
 def _create(size: int, nonce: bytes, stack: ExitStack) -> str:
     """Where processes of this user find a new piece of memory that starts with `nonce`; or ""."""
     try:
-        descriptor = os.memfd_create("distgen-gradients")
+        descriptor = os.memfd_create(_NAME)
         stack.callback(os.close, descriptor)
         os.ftruncate(descriptor, size)
         os.write(descriptor, nonce)
@@ -144,9 +145,12 @@ def _create(size: int, nonce: bytes, stack: ExitStack) -> str:
 def _open(path: str, size: int, nonce: bytes) -> Tensor | None:
     """Memory at `path`, if it is the one that starts with `nonce`.
 
-    In another machine or container the path names nothing, or something else.
+    In another machine or container the path names nothing, or something else. That is not opened:
+    to look into another process's pipe is to take from it, or to wait for ever.
     """
     try:
+        if not str(Path(path).readlink()).startswith(f"/memfd:{_NAME}"):
+            return None
         with Path(path).open("r+b", buffering=0) as file:
             if file.read(_NONCE_BYTES) != nonce:
                 return None

@@ -106,15 +106,34 @@ def test_networks_without_weights_on_devices_and_large_ones_share_nothing(monkey
 
 
 @linux
-@pytest.mark.parametrize("there", ["nothing", "something else", "the same"])
+@pytest.mark.parametrize("there", ["nothing", "a file", "another's", "small", "the same"])
 def test_a_path_that_means_something_else_here_is_not_taken_for_the_other_ranks(there, tmp_path):
-    other = tmp_path / "other"
-    if there != "nothing":
-        other.write_bytes(bytes(4096))
-    nonce = bytes(32) if there == "the same" else bytes(range(32))
-    answers = iter([(str(other), nonce), True])
+    nonce = bytes(range(32))
+    memory = os.memfd_create("distgen-gradients")
+    os.write(memory, bytes(32) if there == "another's" else nonce)
+    os.ftruncate(memory, 2048 if there == "small" else 4096)
+    path = f"/proc/{os.getpid()}/fd/{memory}"
+    if there in ("nothing", "a file"):
+        path = str(tmp_path / "other")
+    if there == "a file":
+        Path(path).write_bytes(nonce + bytes(4064))
+    answers = iter([(path, nonce), True])
     found = shared_memories(4096, lambda mine: [*mine, next(answers)])
+    os.close(memory)
     assert (found is not None) == (there == "the same")
+
+
+@linux
+def test_a_pipe_of_another_process_keeps_what_is_in_it():
+    nonce = bytes(range(32))
+    end, begin = os.pipe()
+    os.write(begin, nonce)
+    os.set_blocking(end, False)
+    answers = iter([(f"/proc/{os.getpid()}/fd/{end}", nonce), True])
+    assert shared_memories(4096, lambda mine: [*mine, next(answers)]) is None
+    assert os.read(end, 32) == nonce
+    os.close(begin)
+    os.close(end)
 
 
 @linux
