@@ -104,6 +104,8 @@ class Trainer:
         compile_calls(self.networks, names, self._event)
         # Replicated last: wrapping copies rank 0's restored weights to every rank.
         self.replicas = self.collective.replicate(self.networks)
+        if world.size > 1:
+            self._event("ranks joined", in_shared_memory=sorted(self.collective.in_shared_memory))
         self.curves = curves.Writer(self.run, self.images_seen) if world.is_main else None
 
     @property

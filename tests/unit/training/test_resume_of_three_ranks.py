@@ -58,7 +58,10 @@ def test_three_ranks_of_one_machine_resume_bit_for_bit(make_job, start, tmp_path
     )
     on_ranks(tmp_path / "first", whole, broken)
     assert [event["event"] for event in broken.events()].count("stopped") == 1
+    ways = [e["in_shared_memory"] for e in broken.events() if e["event"] == "ranks joined"]
+    assert ways == [["discriminator", "generator"]]
     on_ranks(tmp_path / "second", broken)
+    assert [event["event"] for event in broken.events()].count("ranks joined") == 2
     found = [checkpoint.complete(run.checkpoints)[-1] for run in (whole, broken)]
     assert [place.name for place in found] == [found[0].name] * 2
     weights = [
