@@ -125,12 +125,13 @@ def _clips(places: Mapping[str, Location]) -> str:
 
 def _figure(caption: str, place: Location, *, wide: bool = False) -> str:
     """A picture in the page itself; a large sheet reduced, a clip too large for it by its name."""
-    kind, data = place.name.rpartition(".")[2], place.read_bytes()
+    kind = place.name.rpartition(".")[2]
+    if kind != "png" and place.size() > _MAX_CLIP_BYTES:
+        return f"<figure><figcaption>{caption}: samples/{place.name}</figcaption></figure>"
+    data = place.read_bytes()
     if len(data) > _MAX_PICTURE_BYTES and kind == "png":
         kind, data = "webp", preview_of(data, _PREVIEW_PIXELS[wide])
         caption = f"{caption} (reduced; whole in samples/{place.name})"
-    if len(data) > _MAX_CLIP_BYTES:
-        return f"<figure><figcaption>{caption}: samples/{place.name}</figcaption></figure>"
     encoded = base64.b64encode(data).decode()
     return (
         f"<figure{' class=wide' if wide else ''}><img alt='{caption}' "
