@@ -71,12 +71,13 @@ def check(
     """Predict and measure a job on each number of ranks."""
     cores, batch = cores_here(), job.training.batch_size
     work = work_of(job, open_pictures(job))
+    largest = max(phase.bytes for phase in work.sums)
     sizes = [batch // max(2, max(ranks)), batch]
     predicted: dict[int, list[float]] = {count: [] for count in ranks}
     measured: dict[int, list[float]] = {count: [] for count in ranks}
     named: dict[int, str] = {}
     for _ in range(rounds):
-        link, memory = calibrate_link(), calibrate_memory()
+        link, memory = calibrate_link(), calibrate_memory(largest)
         computes: dict[int, Compute] = {}
         for count in ranks:
             together = min(count, cores)

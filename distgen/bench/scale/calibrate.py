@@ -23,7 +23,7 @@ from torch import nn
 from distgen.bench.profile import CudaClock, HostClock, Spans
 from distgen.bench.ranks import on_ranks
 from distgen.bench.scale.compute import Compute, Point, from_points
-from distgen.bench.scale.links import Link, Memory
+from distgen.bench.scale.links import Link, Memory, gone_through
 from distgen.core.spans import recording
 from distgen.core.world import World
 from distgen.training.all_reduce import NUMBERS, timed_sum
@@ -31,7 +31,7 @@ from distgen.training.collective import Collective
 from distgen.training.job import TrainingConfig, TrainJob
 from distgen.training.process import suited
 from distgen.training.run import open_pictures, prepare
-from distgen.training.shared_memory import TURNS, SharedMeans, shared_means
+from distgen.training.shared_memory import MOST_BYTES, TURNS, SharedMeans, shared_means
 from distgen.training.trainer import Trainer
 
 WARMUP_STEPS = 4
@@ -110,30 +110,40 @@ def calibrate_link(ranks: int = 2) -> Link:
     """Latency and bandwidth between `ranks` processes of this machine, by sums of two sizes."""
     small_s, large_s = on_ranks(ranks, _sums)
     messages = 2 * (ranks - 1)
-    small, large = 4 * _SMALL, 4 * NUMBERS
     # Two sums of a straight line over bytes; the small one's own bytes take no time to speak of.
-    moved = messages / ranks * (large - small)
-    bytes_per_s = moved / max(large_s - small_s, 1e-9)
-    return Link(small_s / messages, bytes_per_s)
+    return Link(small_s / messages, _rate(messages / ranks * 4 * NUMBERS, small_s, large_s))
 
 
-def calibrate_memory() -> Memory | None:
+def calibrate_memory(size_bytes: int) -> Memory | None:
     """What two processes of this machine take for means in memory that they share, at two sizes.
 
-    None, where processes of this machine share none.
+    Args:
+        size_bytes: Of the gradients that are to be averaged: what does not fit into caches takes
+            longer. At least 4 MB are.
+
+    Returns:
+        None, where processes of this machine share none.
     """
-    found = on_ranks(2, _means)
+    numbers = max(NUMBERS, min(size_bytes, MOST_BYTES) // 4)
+    found = on_ranks(2, _means, numbers)
     if found is None:
         return None
     small_s, large_s = found
-    gone_through = (1 + 2) * 4 * (NUMBERS - _SMALL)
-    return Memory(small_s, gone_through / max(large_s - small_s, 1e-9))
+    return Memory(small_s, _rate(gone_through(2) * 4 * numbers, small_s, large_s))
 
 
-def _means(world: World) -> tuple[float, float] | None:
+def _rate(size: float, small_s: float, large_s: float) -> float:
+    """Bytes per second of what takes `small_s` with next to none and `large_s` with `size` bytes.
+
+    On a machine that had other things to do the large one may come out shorter: then all is it.
+    """
+    return size / (large_s - small_s if large_s > small_s else large_s)
+
+
+def _means(world: World, large: int) -> tuple[float, float] | None:
     gather = Collective(world).gather_list
     seconds = []
-    for numbers, rounds in ((_SMALL, _SMALL_ROUNDS), (NUMBERS, _LARGE_ROUNDS)):
+    for numbers, rounds in ((_SMALL, _SMALL_ROUNDS), (large, _LARGE_ROUNDS)):
         values = torch.ones(numbers)
         means = shared_means(world, nn.ParameterList([values]), gather)
         if means is None:

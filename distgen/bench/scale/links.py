@@ -35,7 +35,7 @@ class Memory:
     meeting_s: float
     """Seconds until each of two ranks knows that both have come."""
     bytes_per_s: float
-    """At which a rank goes through gradients: its own to lay them down, all to add them up."""
+    """At which a rank reads and writes there."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,20 @@ def ring(size_bytes: float, ranks: int, link: Link) -> Cost:
 def shared_mean(size_bytes: float, ranks: int, memory: Memory) -> Cost:
     """A mean of `size_bytes` in the memory of one host; nothing for one rank.
 
-    Each rank goes once through its own and once through the share of every rank. That all have come
-    they tell one another in as many rounds as twos have to be multiplied to reach their number.
+    Each rank reads its own and writes its share, then adds the others' shares up one by one: with
+    each it reads two and writes one. That all have come they tell one another in as many rounds as
+    twos have to be multiplied to reach their number.
     """
     if ranks == 1:
         return Cost()
     rounds = math.ceil(math.log2(ranks))
-    return Cost(rounds * memory.meeting_s, (1 + ranks) * size_bytes / memory.bytes_per_s)
+    moved = gone_through(ranks) * size_bytes
+    return Cost(rounds * memory.meeting_s, moved / memory.bytes_per_s)
+
+
+def gone_through(ranks: int) -> int:
+    """How often a rank reads or writes as much as there is to average, in one mean."""
+    return 2 + 3 * (ranks - 1)
 
 
 def all_reduce(size_bytes: float, ranks: int, cluster: Cluster) -> Cost:

@@ -127,7 +127,7 @@ def make_plan(
         )
     compute = _compute(job, pictures, wishes, work, device, per_host, on_message)
     inside = _inside(wishes, device, per_host, most, on_message)
-    memory = None if gpus else _memory(wishes, min(per_host, most), on_message)
+    memory = None if gpus else _memory(wishes, work, min(per_host, most), on_message)
     cluster = _cluster(job, wishes, inside, memory, per_host, gpus=gpus)
 
     def row(work: Work, ranks: int, alone: int | None = None) -> Row:
@@ -235,14 +235,16 @@ def _inside(
     return assumption
 
 
-def _memory(wishes: Wishes, together: int, on_message: Callable[[str], None]) -> Memory | None:
+def _memory(
+    wishes: Wishes, work: Work, together: int, on_message: Callable[[str], None]
+) -> Memory | None:
     """In which so many workers of a host, which compute on CPUs, average gradients."""
     assumed = wishes.assumptions
     assumption = Memory(assumed.meeting_s, assumed.memory_bytes_per_s)
     if wishes.is_told or assumption != _DEFAULT_MEMORY or together == 1:
         return assumption
     on_message("measuring means in memory that two processes share")
-    return calibrate_memory()
+    return calibrate_memory(max(phase.bytes for phase in work.sums))
 
 
 _DEFAULT_MEMORY = Memory(Assumptions().meeting_s, Assumptions().memory_bytes_per_s)

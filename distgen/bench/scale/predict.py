@@ -290,11 +290,12 @@ def _crowd(compute: Compute, cluster: Cluster, ranks: int, images: int) -> float
     """
     if cluster.cores is None:
         return 1.0
-    together, cpu_s = cluster.ranks_of_host(ranks), compute.cpu_s(images)
-    threads = max(1, round(cpu_s / compute.rank_s(images)))
+    together, own_s = cluster.ranks_of_host(ranks), compute.rank_s(images)
+    busy = compute.cpu_s(images) / own_s
+    # Small threads beside those that compute, such as those that decode, find a place of their own.
+    threads = max(1, round(busy))
     on_fullest = math.ceil(together * threads / cluster.cores)
-    wanted_s = max(on_fullest / threads, together / cluster.cores) * cpu_s
-    return max(1.0, wanted_s / compute.rank_s(images))
+    return max(1.0, on_fullest * min(1.0, busy / threads), together * busy / cluster.cores)
 
 
 def _speed_alone(compute: Compute, images: int) -> float:

@@ -52,8 +52,9 @@ def test_a_link_has_a_latency_and_a_bandwidth():
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="ranks share memory on Linux only")
-def test_memory_has_a_meeting_and_a_bandwidth():
-    memory = calibrate_memory()
+@pytest.mark.parametrize("size", [1, 2**33])
+def test_memory_has_a_meeting_and_a_bandwidth(size):
+    memory = calibrate_memory(size)
     assert memory is not None
     assert 1e-6 < memory.meeting_s < 1
     assert 1e7 < memory.bytes_per_s < 1e13

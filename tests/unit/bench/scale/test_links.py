@@ -52,10 +52,11 @@ def test_hosts_of_one_rank_never_touch_what_is_inside():
     assert all_reduce(1e6, 8, slower) == ring(1e6, 8, SLOW)
 
 
-def test_a_mean_in_memory_is_laid_down_once_and_read_from_every_rank():
+def test_a_mean_in_memory_is_laid_down_once_and_added_up_one_by_one():
     memory = Memory(meeting_s=1e-4, bytes_per_s=1e9)
-    # One pass over 10 MB of its own and four over those of all; four meet in two rounds.
-    assert shared_mean(10e6, 4, memory) == Cost(pytest.approx(2e-4), pytest.approx(0.050))
+    # 10 MB are read and written, and three times two are read and one is written; four ranks meet
+    # in two rounds.
+    assert shared_mean(10e6, 4, memory) == Cost(pytest.approx(2e-4), pytest.approx(0.110))
     assert shared_mean(10e6, 3, memory).latency_s == pytest.approx(2e-4)
     assert shared_mean(10e6, 2, memory).latency_s == pytest.approx(1e-4)
     assert shared_mean(10e6, 1, memory) == Cost()

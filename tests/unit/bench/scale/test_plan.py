@@ -147,6 +147,7 @@ def test_where_nothing_is_known_the_ends_of_the_line_and_the_link_are_measured(
 ):
     job = parse(TrainJob, yaml.safe_load(job_file.read_text()), "a test")
     asked: list[object] = []
+    largest = max(phase.bytes for phase in work_of(job, open_pictures(job)).sums)
 
     def calibrate(job: TrainJob, batches: list[int], **options: object) -> Compute:
         asked.append((batches, options["side_by_side"]))
@@ -158,7 +159,8 @@ def test_where_nothing_is_known_the_ends_of_the_line_and_the_link_are_measured(
 
     monkeypatch.setattr(plan_module, "calibrate", calibrate)
 
-    def memory() -> Memory:
+    def memory(size: int) -> Memory:
+        assert size == largest
         asked.append("memory")
         return Memory(1e-4, 1e10)
 

@@ -81,7 +81,7 @@ def test_parts_of_a_divided_step_overlap_with_the_last_backward_only():
 IN_MEMORY = Cluster(per_host=16, inside=LINK, between=LINK, memory=Memory(1e-3, 1e9))
 
 
-@pytest.mark.parametrize(("ranks", "taken"), [(2, 0.001 + 0.030), (4, 0.002 + 0.050)])
+@pytest.mark.parametrize(("ranks", "taken"), [(2, 0.001 + 0.050), (4, 0.002 + 0.110)])
 def test_what_is_averaged_in_memory_begins_when_backward_ends(ranks, taken):
     two = work(sums=(Sums("model", (5_000_000, 5_000_000)),))
     row = predict(two, COMPUTE, IN_MEMORY, ranks, assumptions=STILL)
@@ -109,7 +109,7 @@ def test_ranks_that_share_a_core_copy_in_turns():
     busy = replace(COMPUTE, cpu_step_s=0.010, cpu_image_s=0.001, overlaps=False)
     crowded = replace(IN_MEMORY, cores=2)
     row = predict(work(), busy, crowded, 4, assumptions=STILL)
-    assert row.exchange_s == pytest.approx(2 * (0.002 + 0.050))
+    assert row.exchange_s == pytest.approx(2 * (0.002 + 0.110))
 
 
 def test_ranks_that_share_a_core_take_turns():
@@ -128,6 +128,9 @@ def test_ranks_that_share_a_core_take_turns():
         (1.0, 4, 1.0),
         (1.0, 3, 2.0),
         (1.1, 4, 1.1),  # a second thread that does little, as decoding is
+        (1.1, 8, 1.0),
+        (1.4, 16, 1.0),
+        (2.4, 16, 1.0),
         (0.4, 3, 1.0),  # ranks that mostly wait
         (2.0, 8, 1.0),
         (2.0, 6, 2.0),  # eight threads: two cores have two
