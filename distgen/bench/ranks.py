@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
@@ -33,6 +34,8 @@ def on_ranks(
 
     Raises:
         DistgenError: A rank failed; its error is printed.
+
+    The ranks end with this call, and with this process, whatever ends it.
     """
     context = multiprocessing.get_context("spawn")
     results: Queue[Any] = context.Queue()
@@ -47,12 +50,25 @@ def on_ranks(
     for process in ranks:
         process.start()
     try:
-        return first_result(results, ranks)
-    finally:
+        result = first_result(results, ranks)
         for process in ranks:
             process.join(60)
-            if process.is_alive():
-                process.kill()
+        return result
+    finally:
+        for process in ranks:
+            process.kill()
+            process.join()
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it has ended, even where that was killed."""
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def first_result(results: Queue[Any], ranks: Sequence[BaseProcess]) -> Any:
@@ -66,8 +82,6 @@ def first_result(results: Queue[Any], ranks: Sequence[BaseProcess]) -> Any:
             return results.get(timeout=1.0)
         failed = [process for process in ranks if process.exitcode]
         if failed:
-            for process in ranks:
-                process.kill()
             raise DistgenError(
                 f"A rank of the measurement ended with exit code {failed[0].exitcode}.",
                 cause="its error is printed above",
@@ -83,6 +97,7 @@ def _rank(
     arguments: tuple[Any, ...],
     results: Queue[Any],
 ) -> None:
+    end_with_parent()
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(threads)
     if backend == "nccl":

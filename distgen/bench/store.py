@@ -20,6 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 from distgen.bench.data import make, photographs
+from distgen.bench.ranks import end_with_parent
 from distgen.data import ShardSet, Stream, open_shard_set
 
 BATCH_SIZE = 64
@@ -90,6 +91,7 @@ def _run(shard_set: ShardSet, threads: int) -> tuple[float, float]:
 
 def _serve(folder: str, latency_s: float, ready: Connection) -> None:
     """Answer for the files in a folder, until this process is ended."""
+    end_with_parent()
     files = {
         "/" + path.relative_to(folder).as_posix(): path.read_bytes()
         for path in Path(folder).rglob("*")

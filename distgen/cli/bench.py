@@ -8,11 +8,17 @@ import typer
 from rich.table import Table
 
 from distgen.cli.console import console, print_json, print_table, strong
+from distgen.cli.signals import end_on_signals
 from distgen.core.errors import UsageError
 
-app = typer.Typer(
-    help="Measure distgen against hand-written loops on this machine.", no_args_is_help=True
-)
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def bench() -> None:
+    """Measure distgen against hand-written loops on this machine."""
+    end_on_signals()  # they have processes and folders to remove
+
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 

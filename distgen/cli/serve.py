@@ -10,6 +10,7 @@ import typer
 
 from distgen.cli.console import console, err_console, print_json, strong
 from distgen.cli.keys import keys_app
+from distgen.cli.signals import end_on_signals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -321,15 +322,6 @@ def _serve_here(
                 signal.pause()
     except KeyboardInterrupt:
         err_console.print("The endpoint has ended.")
-
-
-def end_on_signals() -> None:
-    """SIGTERM, and SIGHUP from a terminal that closes, end as cleanly as Ctrl-C does."""
-    import signal
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` wants it
-            signal.signal(number, signal.default_int_handler)
 
 
 def _free_to_use(host: str, port: int) -> int:

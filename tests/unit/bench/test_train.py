@@ -1,15 +1,11 @@
 """What the hand-written loop cannot do is refused before anything is measured."""
 
-import multiprocessing
-
 import pytest
 
 from distgen.bench import train
-from distgen.bench.ranks import first_result, on_ranks
 from distgen.cli.bench import jobs_and_overrides
 from distgen.core.config import override, parse
-from distgen.core.errors import DistgenError, UsageError
-from distgen.core.world import World
+from distgen.core.errors import UsageError
 from distgen.training.job import TrainJob
 
 RAW = {
@@ -79,24 +75,3 @@ def test_the_hand_written_loop_takes_what_the_job_files_have(digits: str) -> Non
         "a test",
     )
     assert train._hand_written(job, 2, 128) > 0
-
-
-def test_rank_that_ends_early_ends_the_measurement() -> None:
-    context = multiprocessing.get_context("spawn")
-    rank = context.Process(target=exit, args=(3,))
-    rank.start()
-    with pytest.raises(DistgenError, match="exit code 3"):
-        first_result(context.Queue(), [rank])
-
-
-def total_of_ranks(world: World, offset: int) -> int:
-    import torch
-    import torch.distributed as dist
-
-    value = torch.tensor([world.rank + offset])
-    dist.all_reduce(value)
-    return int(value)
-
-
-def test_ranks_talk_to_one_another() -> None:
-    assert on_ranks(2, total_of_ranks, 10) == 21

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from distgen.cli.serve import end_on_signals
 from distgen.core.birth import started_at
 from distgen.core.ports import free_port
 from distgen.serving.deploy import detached
@@ -63,19 +60,3 @@ def test_endpoints_with_the_same_port_of_different_hosts_keep_their_files_apart(
     names = {detached._file_name(url) for url in urls}
     assert len(names) == len(urls)
     assert not [name for name in names if "/" in name or name.startswith(".")]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_closed_terminal_ends_serving_as_cleanly_as_ctrl_c(number):
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        signal.signal(number, lambda *_: None)  # in place of Ray's
-        end_on_signals()
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
-        signal.signal(number, signal.SIG_IGN)  # as under `nohup`
-        end_on_signals()
-        assert signal.getsignal(number) is signal.SIG_IGN
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
