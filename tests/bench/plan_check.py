@@ -1,6 +1,6 @@
 """Does `distgen plan` say what ranks of this machine do? Predicted and measured, side by side.
 
-    .venv/bin/python tests/bench/plan_check.py                 # on an idle machine, some minutes
+    .venv/bin/python tests/bench/plan_check.py                 # idle machine, a quarter of an hour
     .venv/bin/python tests/bench/plan_check.py --only gan --ranks 1 2 3 --json
 
 For each family, steps of one rank that waits for nobody are measured at two sizes, alone and as
